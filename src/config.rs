@@ -1,0 +1,89 @@
+//! Every knob of an engine, typed, with its default, unit and reason. Environment variables and
+//! upstream's keys are translated in `compat`, nowhere else.
+
+use crate::slice::TransportMask;
+use std::time::Duration;
+
+/// How peers find each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Metadata {
+    /// No server: a segment's name is the address of its engine.
+    P2pHandshake,
+}
+
+/// How an engine is built.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// How peers find each other. Default: P2PHANDSHAKE.
+    pub metadata: Metadata,
+    /// Host that peers use to reach this engine: name or address, no port. Default `127.0.0.1`.
+    pub host: String,
+    /// Transports that may be used at all. Default: all.
+    pub transports: TransportMask,
+    /// Inclusive range of the RPC and data ports. Default 15000–17000, upstream's.
+    pub port_range: (u16, u16),
+    /// The RPC port to bind, instead of a random one in the range.
+    pub rpc_port: Option<u16>,
+    /// Longest wait for a connection on the slow path. Default 5 s, upstream's.
+    pub connect_timeout: Duration,
+    /// Longest wait for an answer on the slow path. Default 10 s.
+    pub rpc_timeout: Duration,
+    /// Largest RPC frame taken, in bytes. Default 16 MiB; upstream's 1 MiB ends at 10,000 buffers.
+    pub max_rpc_len: usize,
+    /// How long a task may take, besides one second per 10 MB: it ends by then, whatever happens
+    /// (I10). Default 60 s.
+    pub task_timeout: Duration,
+    /// How long `unregister` and `shutdown` wait for quiet (I6). Default 2 s, upstream's.
+    pub quiet_timeout: Duration,
+    /// Event loops for sockets; 0 = one per two cores. Default 0.
+    pub net_lanes: usize,
+    /// Threads that copy within the host; 0 = one per core up to 8. Default 0.
+    pub copy_lanes: usize,
+    /// Bytes in flight per TCP rail. Default 4 MiB. (Fixed until the scheduler learns it.)
+    pub tcp_window: u64,
+    /// Longest piece on a TCP rail, in bytes. Default 1 MiB.
+    pub tcp_piece: u64,
+    /// Longest piece of a copy within the host, in bytes. Default 512 KiB.
+    pub copy_piece: u64,
+    /// Tasks of at most so many bytes take the urgent lane. Default 64 KiB.
+    pub urgent_below: u64,
+    /// How long a lane that was just active polls before it sleeps. Default 50 µs; never with one core.
+    pub spin: Duration,
+    /// Force upstream's data protocol version 1 towards upstream peers.
+    pub upstream_v1: bool,
+    /// Connections to an upstream peer. Default 4, upstream's.
+    pub upstream_conns: usize,
+    /// Local addresses to use for rails; empty = every usable one.
+    pub rail_addrs: Vec<std::net::IpAddr>,
+    /// Prefer IPv6 where a pair of interfaces has both.
+    pub prefer_ipv6: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            metadata: Metadata::P2pHandshake,
+            host: "127.0.0.1".into(),
+            transports: TransportMask::ALL,
+            port_range: (15_000, 17_000),
+            rpc_port: None,
+            connect_timeout: Duration::from_secs(5),
+            rpc_timeout: Duration::from_secs(10),
+            max_rpc_len: 16 << 20,
+            task_timeout: Duration::from_secs(60),
+            quiet_timeout: Duration::from_secs(2),
+            net_lanes: 0,
+            copy_lanes: 0,
+            tcp_window: 4 << 20,
+            tcp_piece: 1 << 20,
+            copy_piece: 512 << 10,
+            urgent_below: 64 << 10,
+            spin: Duration::from_micros(50),
+            upstream_v1: false,
+            upstream_conns: 4,
+            rail_addrs: Vec::new(),
+            prefer_ipv6: false,
+        }
+    }
+}
