@@ -1,11 +1,32 @@
 //! The safe API of the runtime: validate, look up, enqueue. The work is done in the lanes.
 
+mod batch;
+mod core;
+mod directory;
+mod driver;
+mod errands;
+mod lane;
+mod lanes;
+mod notify;
+mod peer;
+mod progress;
+mod submit;
+mod work;
+
+use self::batch::{Follow, TaskRef};
+use self::core::Core;
+use self::lanes::Family;
+use self::progress::Stop;
 use crate::config::Config;
-use crate::error::Result;
+use crate::control::wire::{self, FrameKind};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::{BatchId, SegmentId};
+use crate::memory::NewRegion;
 use crate::segment::{Permission, SegmentDesc};
 use crate::slice::{Op, TransportMask};
+use crate::sync::lock;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// What the application asks for: one range to move.
@@ -121,80 +142,176 @@ pub struct RailStat {
     pub rate_bps: f64,
 }
 
-/// The runtime: registered memory, peers, and lanes that move slices. Cheap to clone (one reference).
+/// The runtime: registered memory, peers, and lanes that move slices. Cheap to clone (one reference);
+/// the last clone's end shuts the engine down.
 #[derive(Debug, Clone)]
 pub struct Engine {
-    _inner: Arc<()>,
+    core: Arc<Core>,
 }
 
-#[expect(unused_variables, clippy::missing_errors_doc, reason = "skeleton")]
 impl Engine {
     /// Starts an engine: binds its ports, starts its threads.
+    ///
+    /// # Errors
+    /// `Socket` when ports, descriptors or threads cannot be had.
     pub fn new(config: Config) -> Result<Self> {
-        Err(crate::error::Error::new(crate::error::ErrorKind::NotSupported, "skeleton"))
+        Ok(Self { core: Core::new(config)? })
     }
+
     /// The name under which peers open this engine's segment (`host:port` under P2PHANDSHAKE).
     pub fn name(&self) -> &str {
-        ""
+        &self.core.own.name
     }
+
     /// Host and port of the RPC listener, as peers reach it.
     pub fn rpc_address(&self) -> (String, u16) {
-        (String::new(), 0)
+        (self.core.own.host.clone(), self.core.own.rpc_port)
     }
+
     /// The configuration in force.
     pub fn config(&self) -> &Config {
-        unreachable!()
+        &self.core.config
     }
+
     /// Opens a peer's segment by name; the same name gives the same id; the own name gives
     /// [`SegmentId::LOCAL`]. May wait for the network up to the configured timeouts.
+    ///
+    /// # Errors
+    /// `Dns`, `Socket`, `Malformed`: what the network or the peer did; `InvalidArgument`: no name.
     pub fn open_segment(&self, name: &str) -> Result<SegmentId> {
-        Ok(SegmentId::LOCAL)
+        self.core.check()?;
+        self.core.directory.open(name)
     }
+
     /// Asks the peer for its description again. Never makes a new id.
+    ///
+    /// # Errors
+    /// As [`Engine::open_segment`]; what was known stays.
     pub fn refresh_segment(&self, id: SegmentId) -> Result<()> {
-        Ok(())
+        self.core.check()?;
+        let peer = self.core.directory.peer(id)?;
+        self.core.directory.refresh(&peer)
     }
+
     /// Refreshes every open segment; failures are logged.
-    pub fn refresh_all(&self) {}
+    pub fn refresh_all(&self) {
+        if self.core.check().is_err() {
+            return;
+        }
+        for peer in self.core.directory.all() {
+            if let Err(e) = self.core.directory.refresh(&peer) {
+                log::warn!("segment {} keeps its old description: {e}", peer.name);
+            }
+        }
+    }
+
     /// Forgets a name: the next open fetches afresh and gives a new id. The old id stays valid.
-    pub fn forget_segment(&self, name: &str) {}
-    /// What is known of a segment.
+    pub fn forget_segment(&self, name: &str) {
+        if self.core.check().is_ok() {
+            self.core.directory.forget(name);
+        }
+    }
+
+    /// What is known of a segment; the own one is described afresh.
+    ///
+    /// # Errors
+    /// `InvalidArgument`: no such segment is open.
     pub fn segment(&self, id: SegmentId) -> Result<Arc<SegmentDesc>> {
-        unreachable!()
+        self.core.check()?;
+        let desc = self.core.directory.peer(id)?.desc();
+        if id != SegmentId::LOCAL {
+            return Ok(desc);
+        }
+        let mut own = SegmentDesc::clone(&desc);
+        own.buffers = self.core.own.regions.describe();
+        Ok(Arc::new(own))
     }
-    /// Registers one range. The memory must stay mapped until it is unregistered.
+
+    /// Registers one range. The memory must stay mapped until it is unregistered; peers may write to it
+    /// at any time, so nobody may hold a Rust reference into it meanwhile.
+    ///
+    /// # Errors
+    /// `InvalidArgument`: empty, wrapping or unmapped range; `Overlap`: with a registered one.
     pub fn register(&self, region: &RegionSpec) -> Result<()> {
-        Ok(())
+        self.register_batch(std::slice::from_ref(region))
     }
+
     /// Registers all ranges or none.
+    ///
+    /// # Errors
+    /// As [`Engine::register`].
     pub fn register_batch(&self, regions: &[RegionSpec]) -> Result<()> {
-        Ok(())
+        self.core.check()?;
+        let regions: Vec<NewRegion<'_>> = regions
+            .iter()
+            .map(|r| NewRegion {
+                addr: r.addr,
+                len: r.len,
+                location: &r.location,
+                permission: r.permission,
+                shm: None,
+            })
+            .collect();
+        self.core.own.regions.register_batch(&regions)
     }
+
     /// Withdraws the region that begins at `addr`; waits for quiet up to the configured time, then
     /// refuses with `Busy` (I6).
+    ///
+    /// # Errors
+    /// `NotRegistered`: no region begins there; `Busy`: transfers still use it.
     pub fn unregister(&self, addr: usize) -> Result<()> {
-        Ok(())
+        self.core.check()?;
+        self.core.own.regions.unregister(addr, self.core.config.quiet_timeout)
     }
+
     /// Allocates `len` bytes that peers on this host can map, and registers them for reading and
     /// writing. Returns the address; free with [`Engine::free`].
+    ///
+    /// # Errors
+    /// `InvalidArgument`: no bytes; `Memory`: the kernel gives none.
     pub fn allocate(&self, len: usize, location: &str) -> Result<usize> {
-        Ok(0)
+        self.core.check()?;
+        self.core.own.regions.allocate(len, location)
     }
+
     /// Unregisters and unmaps what [`Engine::allocate`] gave.
+    ///
+    /// # Errors
+    /// As [`Engine::unregister`].
     pub fn free(&self, addr: usize) -> Result<()> {
-        Ok(())
+        self.core.check()?;
+        self.core.own.regions.free(addr, self.core.config.quiet_timeout)
     }
+
     /// A batch with room for `capacity` tasks over its life.
+    ///
+    /// # Errors
+    /// `InvalidArgument`: more than 2^20 tasks; `Memory`: too many batches are alive.
     pub fn allocate_batch(&self, capacity: usize) -> Result<BatchId> {
-        Ok(BatchId(0))
+        self.core.check()?;
+        Ok(self.core.batches.allocate(capacity, &self.core.on_end)?.id)
     }
+
     /// Submits requests as the batch's next tasks: all or none. Returns without waiting for the data
     /// path (I8).
+    ///
+    /// # Errors
+    /// `Stale`: no such batch; `TooManyRequests`: no room; `InvalidArgument`: wrapping range or unknown
+    /// segment; `NotRegistered`: a local range; `NoTransport`: none that is allowed reaches the peer.
     pub fn submit(&self, batch: BatchId, requests: &[Request]) -> Result<()> {
+        self.core.check()?;
+        let batch = self.core.batches.get(batch)?;
+        let tasks = self.core.submit(&batch, requests)?;
+        self.core.launch(&tasks);
         Ok(())
     }
+
     /// As [`Engine::submit`]; when every task of the batch has completed, `message` goes to the peer
     /// `to`, once, after the data is visible there. A later call replaces the message.
+    ///
+    /// # Errors
+    /// As [`Engine::submit`].
     pub fn submit_notify(
         &self,
         batch: BatchId,
@@ -202,63 +319,166 @@ impl Engine {
         to: SegmentId,
         message: Notification,
     ) -> Result<()> {
+        self.core.check()?;
+        let batch = self.core.batches.get(batch)?;
+        self.core.directory.peer(to)?;
+        let tasks = self.core.submit(&batch, requests)?;
+        *lock(&batch.follow) = Some(Follow { to, message });
+        self.core.launch(&tasks);
         Ok(())
     }
+
     /// Tasks submitted to the batch so far.
+    ///
+    /// # Errors
+    /// `Stale`: no such batch.
     pub fn task_count(&self, batch: BatchId) -> Result<usize> {
-        Ok(0)
+        self.core.check()?;
+        Ok(self.core.batches.get(batch)?.count())
     }
+
     /// State of one task. A pending task's caller takes a short turn of the work (D6).
+    ///
+    /// # Errors
+    /// `Stale`: no such batch; `InvalidArgument`: no such task.
     pub fn status(&self, batch: BatchId, task: usize) -> Result<TaskStatus> {
-        unreachable!()
+        self.core.check()?;
+        self.core.poll(&*self.core.batches.get(batch)?, task)
     }
+
     /// State of the whole batch: pending while any task is, then the worst state; sum of bytes.
+    ///
+    /// # Errors
+    /// `Stale`: no such batch.
     pub fn batch_status(&self, batch: BatchId) -> Result<TaskStatus> {
-        unreachable!()
+        self.core.check()?;
+        Ok(self.core.batches.get(batch)?.status())
     }
-    /// Waits until every submitted task has ended, helping meanwhile. `TimedOut` if `timeout` comes
-    /// first; the tasks go on.
+
+    /// Waits until every submitted task has ended, helping meanwhile.
+    ///
+    /// # Errors
+    /// `TimedOut` if `timeout` comes first, while the tasks go on; `Stale`: no such batch.
     pub fn wait(&self, batch: BatchId, timeout: Duration) -> Result<TaskStatus> {
-        unreachable!()
+        self.core.check()?;
+        self.core.wait(&*self.core.batches.get(batch)?, timeout)
     }
+
     /// An eventfd that becomes readable when every submitted task has ended. It belongs to the batch
     /// and is closed with it.
+    ///
+    /// # Errors
+    /// `Stale`: no such batch; `Memory`: the kernel gives no descriptor.
     pub fn event_fd(&self, batch: BatchId) -> Result<std::os::fd::RawFd> {
-        Ok(-1)
+        self.core.check()?;
+        let fd = self.core.batches.get(batch)?.event_fd()?;
+        // whoever waits on a descriptor does not poll
+        self.core.lanes.hand_over(Family::Net);
+        self.core.lanes.hand_over(Family::Copy);
+        Ok(fd)
     }
-    /// Gives a task up. It ends as `Canceled` when nothing of it can land any more (I3).
+
+    /// Gives a task up. It ends as `Canceled` when nothing of it can land any more (I3), or as
+    /// `Completed` if all had landed by then.
+    ///
+    /// # Errors
+    /// `Stale`: no such batch; `InvalidArgument`: no such task.
     pub fn cancel(&self, batch: BatchId, task: usize) -> Result<()> {
+        self.core.check()?;
+        let batch = self.core.batches.get(batch)?;
+        if task >= batch.count() {
+            let text = format!("batch {:x} has {} tasks, not {task}", batch.id.0, batch.count());
+            return Err(Error::new(ErrorKind::InvalidArgument, text));
+        }
+        let index = u32::try_from(task).unwrap_or(u32::MAX);
+        let task = TaskRef { batch, index };
+        task.stop(Stop::Cancel, || "canceled by the caller".into());
+        task.task().spec.peer.work.purge();
         Ok(())
     }
-    /// Frees a batch; `Busy` while a task is unfinished.
+
+    /// Frees a batch.
+    ///
+    /// # Errors
+    /// `Busy` while a task is unfinished; `Stale`: no such batch.
     pub fn free_batch(&self, batch: BatchId) -> Result<()> {
-        Ok(())
+        self.core.check()?;
+        self.core.batches.free(batch)
     }
-    /// Why a task of this batch failed, in one line; empty if none did.
+
+    /// Why a task of this batch did not complete, in one line; empty if none failed.
     pub fn failure_text(&self, batch: BatchId) -> String {
-        String::new()
+        self.core.batches.get(batch).map_or_else(|e| e.to_string(), |b| b.failure())
     }
+
     /// Sends a message to a peer and waits for its answer.
+    ///
+    /// # Errors
+    /// `InvalidArgument`: no such segment; `Dns`, `Socket`, `Malformed`, `Rejected` from the exchange.
     pub fn notify(&self, to: SegmentId, message: &Notification) -> Result<()> {
-        Ok(())
+        self.core.check()?;
+        self.core.errands.send_now(to, message)
     }
+
     /// Takes every message received so far, in the order of arrival.
     pub fn take_notifications(&self) -> Vec<Notification> {
-        Vec::new()
+        if self.core.check().is_err() {
+            return Vec::new();
+        }
+        self.core.inbox.take_all()
     }
+
     /// Asks a peer whether it is alive.
+    ///
+    /// # Errors
+    /// Why it seems not to be.
     pub fn probe(&self, id: SegmentId) -> Result<()> {
-        Ok(())
+        self.core.check()?;
+        let peer = self.core.directory.peer(id)?;
+        if id == SegmentId::LOCAL {
+            return Ok(());
+        }
+        let answer = self.core.directory.ask(&peer.name, FrameKind::Probe, wire::PROBE_REQUEST)?;
+        wire::check_probe_reply(&answer)
     }
+
     /// What each rail has done.
     pub fn rails(&self) -> Vec<RailStat> {
-        Vec::new()
+        let mut all = Vec::new();
+        for peer in self.core.directory.all() {
+            for rail in peer.figures() {
+                let load = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
+                let (read_bytes, write_bytes) = (load(&rail.read_bytes), load(&rail.write_bytes));
+                all.push(RailStat {
+                    peer: peer.name.clone(),
+                    rail: rail.name.clone(),
+                    transport: rail.transport,
+                    up: rail.up.load(Ordering::Relaxed),
+                    in_flight_bytes: load(&rail.in_flight),
+                    read_bytes,
+                    write_bytes,
+                    retried_slices: load(&rail.retried),
+                    rate_bps: rate(read_bytes + write_bytes, load(&rail.busy_ns)),
+                });
+            }
+        }
+        all
     }
+
     /// Remote requests that were refused (I11).
     pub fn refused_requests(&self) -> u64 {
-        0
+        self.core.own.regions.refused()
     }
+
     /// Ends the engine: refuses new work, cancels what runs, waits for quiet up to the configured time,
     /// joins its threads. Idempotent.
-    pub fn shutdown(&self) {}
+    pub fn shutdown(&self) {
+        self.core.shutdown();
+    }
+}
+
+/// Bytes per second of busy time.
+#[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+fn rate(bytes: u64, busy_ns: u64) -> f64 {
+    if busy_ns == 0 { 0.0 } else { bytes as f64 * 1e9 / busy_ns as f64 }
 }

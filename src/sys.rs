@@ -2,6 +2,8 @@
 //! group of them, with errors as `io::Error`. Imports nothing of ours.
 #![allow(unsafe_code, reason = "system calls; every block says why it is sound")]
 
+pub mod evloop;
 pub mod host;
+pub mod ifaddr;
 pub mod mem;
 pub mod net;

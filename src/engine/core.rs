@@ -1,0 +1,334 @@
+//! The parts of an engine put together: started in order, ended in order.
+
+use crate::config::Config;
+use crate::control::handshake::{Handler, Server, ServerLimits, bind_in_range};
+use crate::control::wire::Notify;
+use crate::engine::batch::{Batches, OnEnd, TaskRef};
+use crate::engine::directory::{Directory, Own};
+use crate::engine::driver::{Driver, RailMaker};
+use crate::engine::errands::Errands;
+use crate::engine::lane::Lane;
+use crate::engine::lanes::{self, Family, Lanes};
+use crate::engine::notify::Inbox;
+use crate::engine::progress::Stop;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::Incarnation;
+use crate::memory::Regions;
+use crate::segment::HostIdentity;
+use crate::sync::lock;
+use crate::sys::host;
+use crate::time::Instant;
+use crate::transport::Transport;
+use crate::transport::cma::CmaTransport;
+use crate::transport::local::LocalTransport;
+use crate::transport::shm::ShmTransport;
+use crate::transport::tcp::{TcpShared, TcpTransport};
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+/// Deadlines of all tasks: the control thread looks when the next one may have come.
+#[derive(Debug)]
+pub(super) struct Deadlines {
+    batches: Arc<Batches>,
+    lanes: Arc<Lanes>,
+    directory: Arc<Directory>,
+    next: AtomicU64,
+    server: OnceLock<Arc<Server>>,
+}
+
+impl Deadlines {
+    /// A task has this deadline; wakes the control thread only if it would look later.
+    pub(super) fn wants(&self, at: Instant) {
+        if self.next.fetch_min(at.0, Ordering::AcqRel) > at.0
+            && let Some(server) = self.server.get()
+        {
+            server.wake();
+        }
+    }
+
+    /// Ends overdue tasks (I10); returns when to look again.
+    fn look(&self, now: Instant) -> Option<Instant> {
+        self.next.store(u64::MAX, Ordering::Release);
+        let mut next = u64::MAX;
+        let mut overdue = Vec::new();
+        self.batches.each(|batch| {
+            let earliest = batch.deadline.load(Ordering::Acquire);
+            if earliest > now.0 {
+                next = next.min(earliest);
+                return;
+            }
+            let mut rest = u64::MAX;
+            for index in 0..batch.count() {
+                let Some(task) = batch.task(index).filter(|t| !t.progress.state().is_final())
+                else {
+                    continue;
+                };
+                if task.spec.deadline <= now {
+                    let index = u32::try_from(index).unwrap_or(u32::MAX);
+                    overdue.push(TaskRef { batch: Arc::clone(batch), index });
+                    // looked at again until it has ended
+                    rest = rest.min(now.after(AGAIN).0);
+                } else {
+                    rest = rest.min(task.spec.deadline.0);
+                }
+            }
+            batch.deadline.store(rest, Ordering::Release);
+            next = next.min(rest);
+        });
+        for task in &overdue {
+            task.stop(Stop::TimeOut, || "the deadline came first".into());
+        }
+        if !overdue.is_empty() {
+            for peer in self.directory.all() {
+                peer.work.purge();
+            }
+            self.lanes.overdue();
+        }
+        let next = self.next.fetch_min(next, Ordering::AcqRel).min(next);
+        (next != u64::MAX).then_some(Instant(next))
+    }
+}
+
+/// What the RPC port asks of the engine.
+struct Face {
+    own: Arc<Own>,
+    inbox: Arc<Inbox>,
+    deadlines: Arc<Deadlines>,
+}
+
+impl Handler for Face {
+    fn describe(&self, requester: &[u8]) -> Vec<u8> {
+        // our own readers ask with a description that carries our key
+        let ours = requester.windows(6).any(|w| w == b"\"tent\"");
+        self.own.json(ours).to_vec()
+    }
+
+    fn notify(&self, message: Notify) -> bool {
+        self.inbox.take_in(message)
+    }
+
+    fn tick(&self, now: Instant) -> Option<Instant> {
+        self.deadlines.look(now)
+    }
+}
+
+/// See the module.
+pub(super) struct Core {
+    pub(super) config: Config,
+    pub(super) own: Arc<Own>,
+    pub(super) directory: Arc<Directory>,
+    pub(super) lanes: Arc<Lanes>,
+    pub(super) batches: Arc<Batches>,
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) errands: Arc<Errands>,
+    pub(super) clock: Arc<Deadlines>,
+    pub(super) on_end: Arc<dyn OnEnd>,
+    server: Arc<Server>,
+    panicked: Arc<AtomicBool>,
+    down: AtomicBool,
+    ending: Mutex<bool>,
+    born: u64,
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core").field("name", &self.own.name).finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    pub(super) fn new(config: Config) -> Result<Arc<Self>> {
+        let os = |what: &str, e: &std::io::Error| Error::os(ErrorKind::Socket, what, e);
+        let born = host::fork_generation();
+        let me = host::random_u128().map_err(|e| os("no random numbers", &e))?;
+        let regions = Regions::new(Incarnation(me));
+        let identity = identity();
+        let (rpc, rpc_port) = bind_in_range(config.port_range, config.rpc_port, true)?;
+        let (data, data_port) = bind_in_range(config.port_range, None, true)?;
+        let name = crate::control::address::P2pName {
+            host: config.host.clone(),
+            port: rpc_port,
+        };
+        let lanes =
+            Arc::new(Lanes::new(&config, identity.net_ns, &identity.boot_id));
+        let own = Arc::new(Own::new(
+            &config,
+            name.to_string(),
+            (rpc_port, data_port),
+            identity,
+            lanes::own_rails(&config.rail_addrs),
+            Arc::clone(&regions),
+        ));
+        let panicked = Arc::new(AtomicBool::new(false));
+        lanes.set(make_lanes(&config, &lanes, &regions, data, &panicked)?);
+        let directory = Arc::new(Directory::new(
+            Arc::clone(&own),
+            &config,
+            lanes.net + lanes.copy,
+        ));
+        let inbox = Arc::new(Inbox::default());
+        let errands = Errands::new(
+            Incarnation(me),
+            Arc::clone(&directory),
+            Arc::clone(&lanes),
+            Arc::clone(&inbox),
+        );
+        let batches = Arc::new(Batches::new(next_tag()));
+        let clock = Arc::new(Deadlines {
+            batches: Arc::clone(&batches),
+            lanes: Arc::clone(&lanes),
+            directory: Arc::clone(&directory),
+            next: AtomicU64::new(u64::MAX),
+            server: OnceLock::new(),
+        });
+        let face = Face {
+            own: Arc::clone(&own),
+            inbox: Arc::clone(&inbox),
+            deadlines: Arc::clone(&clock),
+        };
+        let limits = ServerLimits { max_len: config.max_rpc_len, ..ServerLimits::default() };
+        let server = Arc::new(Server::start(rpc, Arc::new(face), limits)?);
+        clock.server.set(Arc::clone(&server)).ok();
+        lanes.start_net()?;
+        log::info!("engine {} ({}) serves data on port {data_port}", own.name, Incarnation(me));
+        let on_end: Arc<dyn OnEnd> = Arc::clone(&errands) as Arc<dyn OnEnd>;
+        Ok(Arc::new(Self {
+            config,
+            own,
+            directory,
+            lanes,
+            batches,
+            inbox,
+            errands,
+            clock,
+            on_end,
+            server,
+            panicked,
+            down: AtomicBool::new(false),
+            ending: Mutex::new(false),
+            born,
+        }))
+    }
+
+    /// Whether calls are taken.
+    pub(super) fn check(&self) -> Result<()> {
+        let why = if self.is_foreign() {
+            "the engine was made before a fork: this process has to make its own"
+        } else if self.down.load(Ordering::Acquire) {
+            "the engine is shut down"
+        } else if self.panicked.load(Ordering::Acquire) {
+            "a thread of the engine panicked (see the log): make a new one"
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(ErrorKind::EngineDown, why))
+    }
+
+    /// Whether this is a child of the process that made the engine: its threads are not here.
+    fn is_foreign(&self) -> bool {
+        self.born != host::fork_generation()
+    }
+
+    pub(super) fn shutdown(&self) {
+        if self.is_foreign() {
+            return;
+        }
+        self.down.store(true, Ordering::Release);
+        // a second caller returns when the first is through
+        let mut ended = lock(&self.ending);
+        if std::mem::replace(&mut *ended, true) {
+            return;
+        }
+        self.errands.stop();
+        let mut running = Vec::new();
+        self.batches.each(|batch| {
+            for index in 0..batch.count() {
+                if batch.task(index).is_some_and(|t| !t.progress.state().is_final()) {
+                    let index = u32::try_from(index).unwrap_or(u32::MAX);
+                    TaskRef { batch: Arc::clone(batch), index }
+                        .stop(Stop::Cancel, || "the engine is shutting down".into());
+                    running.push(Arc::clone(batch));
+                }
+            }
+        });
+        for peer in self.directory.all() {
+            peer.work.purge();
+        }
+        self.lanes.hand_over(Family::Net);
+        self.lanes.hand_over(Family::Copy);
+        let begin = Instant::now();
+        for batch in running {
+            batch.park(self.config.quiet_timeout.saturating_sub(Instant::now().since(begin)));
+        }
+        self.lanes.stop();
+        for peer in self.directory.all() {
+            peer.work.purge();
+        }
+        self.server.stop();
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+fn identity() -> HostIdentity {
+    let pid = host::pid();
+    HostIdentity {
+        boot_id: host::boot_id().unwrap_or_default(),
+        pid_ns: host::pid_namespace().unwrap_or(0),
+        net_ns: host::net_namespace().unwrap_or(0),
+        pid,
+        start_ticks: host::start_ticks(pid).unwrap_or(0),
+    }
+}
+
+fn make_lanes(
+    config: &Config,
+    lanes: &Arc<Lanes>,
+    regions: &Arc<Regions>,
+    listener: TcpListener,
+    panicked: &Arc<AtomicBool>,
+) -> Result<Vec<Arc<Lane>>> {
+    let failed = |e: std::io::Error| Error::os(ErrorKind::Socket, "making a lane", &e);
+    let maker = || Arc::clone(lanes) as Arc<dyn RailMaker>;
+    // polling needs a core that nobody else needs
+    let spin =
+        if host::cpu_count() > 1 { config.spin } else { std::time::Duration::ZERO };
+    let shared =
+        TcpShared::new(Arc::clone(regions), lanes.net, SEND_BUFFER).map_err(failed)?;
+    let mut listener = Some(listener);
+    let mut all = Vec::new();
+    for index in 0..lanes.net + lanes.copy {
+        let (siblings, transports): (usize, Vec<Box<dyn Transport>>) = if index < lanes.net {
+            let tcp = TcpTransport::new(Arc::clone(&shared), index, listener.take());
+            (1, vec![Box::new(tcp.map_err(failed)?)])
+        } else {
+            let copies: Vec<Box<dyn Transport>> = vec![
+                Box::new(LocalTransport::new()),
+                Box::new(ShmTransport::new()),
+                Box::new(CmaTransport::new()),
+            ];
+            (lanes.copy, copies)
+        };
+        let siblings = u32::try_from(siblings).unwrap_or(1);
+        let driver = Driver::new(index, siblings, transports, maker(), config);
+        all.push(Lane::new(index, driver, spin, Arc::clone(panicked)).map_err(failed)?);
+    }
+    Ok(all)
+}
+
+/// Engines of a process get different tags, so that their batch ids differ.
+fn next_tag() -> u64 {
+    static TAG: AtomicU64 = AtomicU64::new(0);
+    TAG.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Send buffer of a data connection: enough to keep the peer's reader busy while this side does
+/// something else for half a millisecond, little enough that late binding is late (D3).
+const SEND_BUFFER: usize = 1 << 20;
+/// An overdue task that has not ended yet is looked at again after so long.
+const AGAIN: std::time::Duration = std::time::Duration::from_millis(20);

@@ -1,0 +1,251 @@
+//! Segments by name: what this engine says of itself, and the peers it has opened.
+
+use crate::config::Config;
+use crate::control::address::{P2pName, resolve};
+use crate::control::handshake::{CallLimits, call};
+use crate::control::wire::{self, FrameKind};
+use crate::engine::peer::{Link, Peer};
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::SegmentId;
+use crate::memory::Regions;
+use crate::memory::link::HostLink;
+use crate::segment::{HostIdentity, RailAddr, SegmentDesc, TentFacts};
+use crate::slice::TransportKind;
+use crate::sync::{lock, read, write};
+use crate::time::{self, Instant};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, Once, RwLock};
+
+/// What this engine says of itself.
+#[derive(Debug)]
+pub(super) struct Own {
+    pub(super) name: String,
+    pub(super) host: String,
+    pub(super) rpc_port: u16,
+    pub(super) data_port: u16,
+    pub(super) identity: HostIdentity,
+    pub(super) rails: Vec<RailAddr>,
+    pub(super) regions: Arc<Regions>,
+    cache: Mutex<Option<(u64, bool, Arc<Vec<u8>>)>>,
+}
+
+impl Own {
+    pub(super) fn new(
+        config: &Config,
+        name: String,
+        ports: (u16, u16),
+        identity: HostIdentity,
+        rails: Vec<RailAddr>,
+        regions: Arc<Regions>,
+    ) -> Self {
+        let (rpc_port, data_port) = ports;
+        let host = config.host.clone();
+        Self {
+            name,
+            host,
+            rpc_port,
+            data_port,
+            identity,
+            rails,
+            regions,
+            cache: Mutex::new(None),
+        }
+    }
+
+    /// The description without its buffers.
+    fn head(&self) -> SegmentDesc {
+        SegmentDesc {
+            name: self.name.clone(),
+            protocol: "tcp".into(),
+            tcp_data_host: self.host.clone(),
+            tcp_data_port: self.data_port,
+            tcp_proto_version: 2,
+            buffers: Vec::new(),
+            tent: Some(TentFacts {
+                incarnation: self.regions.incarnation(),
+                host: self.identity.clone(),
+                rails: self.rails.clone(),
+                guard: self.regions.guard_ref(),
+            }),
+        }
+    }
+
+    /// The description as JSON; `ours` adds what only our own peers read.
+    pub(super) fn json(&self, ours: bool) -> Arc<Vec<u8>> {
+        let version = self.regions.version();
+        let mut cache = lock(&self.cache);
+        if let Some((seen, for_ours, json)) = &*cache
+            && (*seen, *for_ours) == (version, ours)
+        {
+            return Arc::clone(json);
+        }
+        let mut desc = self.head();
+        desc.buffers = self.regions.describe();
+        if !ours {
+            // an upstream reader takes 1 MiB and has no use for our facts
+            desc.tent = None;
+        }
+        let json = Arc::new(wire::encode_desc(&desc, &time::timestamp()));
+        *cache = Some((version, ours, Arc::clone(&json)));
+        json
+    }
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    peers: Vec<Arc<Peer>>,
+    names: HashMap<String, u32>,
+}
+
+/// The peers of an engine; number 0 is the engine itself.
+#[derive(Debug)]
+pub(super) struct Directory {
+    own: Arc<Own>,
+    config: Config,
+    lanes: usize,
+    table: RwLock<Table>,
+}
+
+impl Directory {
+    pub(super) fn new(own: Arc<Own>, config: &Config, lanes: usize) -> Self {
+        let link = Link::Process(Arc::clone(&own.regions));
+        let own_peer = Arc::new(Peer::new(0, &own.name, own.head(), link, lanes));
+        let names = HashMap::from([(own.name.clone(), 0)]);
+        let table = RwLock::new(Table { peers: vec![own_peer], names });
+        Self { own, config: config.clone(), lanes, table }
+    }
+
+    pub(super) fn peer(&self, id: SegmentId) -> Result<Arc<Peer>> {
+        read(&self.table).peers.get(id.0 as usize).cloned().ok_or_else(|| {
+            Error::new(ErrorKind::InvalidArgument, format!("no segment {} is open", id.0))
+        })
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Peer>> {
+        read(&self.table).peers.clone()
+    }
+
+    pub(super) fn open(&self, name: &str) -> Result<SegmentId> {
+        if let Some(id) = read(&self.table).names.get(name) {
+            return Ok(SegmentId(*id));
+        }
+        if name.is_empty() || name.len() > MAX_NAME {
+            let text = format!("a segment name has 1 to {MAX_NAME} bytes");
+            return Err(Error::new(ErrorKind::InvalidArgument, text));
+        }
+        let desc = self.fetch(name)?;
+        let link = self.link(name, &desc);
+        let mut table = write(&self.table);
+        if let Some(id) = table.names.get(name) {
+            // somebody else opened it meanwhile
+            return Ok(SegmentId(*id));
+        }
+        let id = u32::try_from(table.peers.len()).ok().filter(|id| *id < MAX_SEGMENTS);
+        let Some(id) = id else {
+            let text = format!("{MAX_SEGMENTS} segments are open");
+            return Err(Error::new(ErrorKind::Memory, text));
+        };
+        table.peers.push(Arc::new(Peer::new(id, name, desc, link, self.lanes)));
+        table.names.insert(name.to_owned(), id);
+        Ok(SegmentId(id))
+    }
+
+    pub(super) fn refresh(&self, peer: &Peer) -> Result<()> {
+        if peer.id == 0 {
+            return Ok(());
+        }
+        let desc = self.fetch(&peer.name)?;
+        peer.update(desc, |desc| self.link(&peer.name, desc));
+        Ok(())
+    }
+
+    pub(super) fn forget(&self, name: &str) {
+        if name != self.own.name {
+            write(&self.table).names.remove(name);
+        }
+    }
+
+    /// One question to a peer's RPC port.
+    pub(super) fn ask(&self, name: &str, kind: FrameKind, body: &[u8]) -> Result<Vec<u8>> {
+        let parsed = P2pName::parse(name, crate::control::address::DEFAULT_RPC_PORT);
+        let limits = CallLimits {
+            connect_timeout: self.config.connect_timeout,
+            rpc_timeout: self.config.rpc_timeout,
+            max_len: self.config.max_rpc_len.max(MIN_ANSWER),
+        };
+        call(&parsed.resolve(self.config.prefer_ipv6)?, kind, body, &limits)
+    }
+
+    fn fetch(&self, name: &str) -> Result<SegmentDesc> {
+        // what a reader of ours asks with: by it the peer knows us
+        let mut me = self.own.head();
+        me.buffers.clear();
+        let request = wire::encode_desc(&me, &time::timestamp());
+        let answer = self.ask(name, FrameKind::Metadata, &request)?;
+        wire::decode_desc(&answer)
+            .map_err(|e| Error::new(e.kind(), format!("description of segment {name}: {e}")))
+    }
+
+    /// How near the peer is.
+    fn link(&self, name: &str, desc: &SegmentDesc) -> Link {
+        let Some(facts) = &desc.tent else {
+            let said = &desc.tcp_data_host;
+            let host =
+                if said.is_empty() { P2pName::parse(name, 1).host } else { said.clone() };
+            return match resolve(&host, 1, self.config.prefer_ipv6) {
+                Ok(addrs) => addrs.first().map_or(Link::Remote, |a| Link::Upstream(a.ip())),
+                Err(e) => {
+                    log::warn!("segment {name}: its data host {host}: {e}");
+                    Link::Remote
+                }
+            };
+        };
+        if let Some(regions) = Regions::of_this_process(facts.incarnation) {
+            return Link::Process(regions);
+        }
+        let allowed = self.config.transports;
+        let near = facts.host.boot_id == self.own.identity.boot_id;
+        if !near || !(allowed.has(TransportKind::Cma) || allowed.has(TransportKind::Shm)) {
+            return Link::Remote;
+        }
+        match HostLink::attach(facts) {
+            Ok(link) => {
+                if !link.cma_ok() {
+                    warn_refused(name, "the kernel refuses cross-memory copies");
+                }
+                Link::Host(Arc::new(link))
+            }
+            Err(e) => {
+                warn_refused(name, &e.to_string());
+                Link::Remote
+            }
+        }
+    }
+
+    /// Whether a second look at a peer's description is due.
+    pub(super) fn may_refresh(peer: &Peer, now: Instant) -> bool {
+        peer.id != 0 && now.since(peer.refreshed()) > REFRESH_PAUSE
+    }
+}
+
+/// One loud line per process: a peer on this host is reached over TCP, many times slower.
+fn warn_refused(name: &str, why: &str) {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        log::warn!(
+            "segment {name} is on this host, but {why} (kernel.yama.ptrace_scope {}): \
+             falling back to tcp, which is several times slower; run both processes as one user \
+             in one pid name space, or allow CAP_SYS_PTRACE",
+            crate::sys::host::ptrace_scope()
+        );
+    });
+}
+
+/// Longest segment name, in bytes.
+const MAX_NAME: usize = 4096;
+/// Most segments that an engine opens in its life; ids are never used again.
+const MAX_SEGMENTS: u32 = 1 << 24;
+/// Answers of this size are taken whatever the configured limit for requests is.
+const MIN_ANSWER: usize = 64 << 20;
+/// A peer is not asked again sooner.
+const REFRESH_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);

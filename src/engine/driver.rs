@@ -1,0 +1,566 @@
+//! The state of one lane and its turn: claim pieces for the rails that have room, post them, take what
+//! the transports report, settle the tasks. Whoever holds the lane's lock may take a turn (D6).
+
+use crate::config::Config;
+use crate::engine::lane::LaneShared;
+use crate::engine::peer::{Link, Peer, RailFigures};
+use crate::engine::progress::Stop;
+use crate::engine::work::Piece;
+use crate::sched::piece;
+use crate::slice::{
+    DownCause, Op, SliceFault, SliceOp, TransportEvent, TransportKind,
+};
+use crate::time::Instant;
+use crate::transport::{RailTarget, Transport};
+use std::collections::HashMap;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// A piece that was posted.
+#[derive(Debug)]
+struct Attempt {
+    piece: Piece,
+    rail: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RailState {
+    Idle,
+    Connecting(Instant),
+    Up,
+    /// Down; to be tried again then.
+    Waiting(Instant),
+}
+
+#[derive(Debug)]
+struct LaneRail {
+    transport: usize,
+    peer: Arc<Peer>,
+    target: RailTarget,
+    state: RailState,
+    in_flight: u64,
+    slices: u32,
+    /// Failures in a row without anything landed between.
+    failures: u32,
+    figures: Arc<RailFigures>,
+    busy_since: Instant,
+}
+
+/// What this lane keeps of a peer.
+#[derive(Debug)]
+struct LanePeer {
+    peer: Arc<Peer>,
+    rails: Vec<u32>,
+    life: u32,
+}
+
+/// Makes the rails of a lane to a peer; the engine knows the ways, the lane does not.
+pub(super) trait RailMaker: Send + Sync + std::fmt::Debug {
+    /// Rails of lane `lane` to `peer`: kind, name for reports, target.
+    fn rails(&self, lane: usize, peer: &Peer, link: &Link) -> Vec<RailSpec>;
+
+    /// Tells every lane that may carry it that work of `kind` waits for `peer`.
+    fn tell(&self, peer: &Arc<Peer>, kind: TransportKind);
+}
+
+/// A rail to be made.
+#[derive(Debug)]
+pub(super) struct RailSpec {
+    pub(super) kind: TransportKind,
+    pub(super) name: String,
+    pub(super) target: RailTarget,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Driver {
+    lane: usize,
+    transports: Vec<Box<dyn Transport>>,
+    rails: Vec<Option<LaneRail>>,
+    free_rails: Vec<u32>,
+    peers: HashMap<u32, LanePeer>,
+    /// Peers with work that this lane should look at.
+    active: Vec<u32>,
+    attempts: Vec<Option<Attempt>>,
+    free_attempts: Vec<usize>,
+    events: Vec<TransportEvent>,
+    maker: Arc<dyn RailMaker>,
+    window: u64,
+    longest: u64,
+    connect_timeout: Duration,
+    /// Lanes of this family pull from the same tasks.
+    siblings: u32,
+}
+
+impl Driver {
+    pub(super) fn new(
+        lane: usize,
+        siblings: u32,
+        transports: Vec<Box<dyn Transport>>,
+        maker: Arc<dyn RailMaker>,
+        config: &Config,
+    ) -> Self {
+        let copies = transports.iter().all(|t| t.capabilities().synchronous);
+        Self {
+            lane,
+            transports,
+            rails: Vec::new(),
+            free_rails: Vec::new(),
+            peers: HashMap::new(),
+            active: Vec::new(),
+            attempts: Vec::new(),
+            free_attempts: Vec::new(),
+            events: Vec::new(),
+            maker,
+            // a copy is over before the next is claimed
+            window: if copies { 1 } else { config.tcp_window },
+            longest: if copies { config.copy_piece } else { config.tcp_piece },
+            connect_timeout: config.connect_timeout,
+            siblings,
+        }
+    }
+
+    /// Descriptors that say when a turn has something to do.
+    pub(super) fn wait_fds(&self) -> Vec<RawFd> {
+        self.transports.iter().filter_map(|t| t.wait_fd()).collect()
+    }
+
+    /// One turn; returns whether anything moved. Bounded: each rail claims up to its window, each
+    /// connection moves a bounded number of bytes.
+    pub(super) fn turn(&mut self, shared: &LaneShared, now: Instant) -> bool {
+        self.take_news(shared);
+        let mut moved = self.pull(now);
+        for index in 0..self.transports.len() {
+            moved |= self.transports[index].poll(&mut self.events);
+        }
+        let mut events = std::mem::take(&mut self.events);
+        for event in events.drain(..) {
+            self.on_event(event, now);
+        }
+        self.events = events;
+        moved
+    }
+
+    /// When a turn is needed though nothing happens: a rail to try again, a connect to give up.
+    pub(super) fn next_wake(&self) -> Instant {
+        let due = |rail: &LaneRail| match rail.state {
+            RailState::Connecting(since) => since.after(self.connect_timeout),
+            RailState::Waiting(until) => until,
+            RailState::Idle | RailState::Up => Instant::NEVER,
+        };
+        let active = self.active.iter().filter_map(|id| self.peers.get(id));
+        let rails = active.flat_map(|p| p.rails.iter()).filter_map(|r| self.rails[*r as usize].as_ref());
+        rails.map(due).min().unwrap_or(Instant::NEVER)
+    }
+
+    /// Whether nothing is posted.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.attempts.len() == self.free_attempts.len()
+    }
+
+    /// Gives up every rail; their pieces complete with a fault.
+    pub(super) fn abort_all(&mut self, now: Instant) {
+        for rail in 0..self.rails.len() {
+            self.abort_rail(rail, now);
+        }
+    }
+
+    /// Closes every connection and listener. The lane does nothing any more.
+    pub(super) fn close(&mut self) {
+        self.active.clear();
+        self.peers.clear();
+        self.rails.clear();
+        self.transports.clear();
+    }
+
+    /// Gives up the rails on which pieces of timed-out tasks wait; what else they carried is retried.
+    fn abort_overdue(&mut self, now: Instant) {
+        let overdue = |a: &Attempt| a.piece.task.task().progress.stopped() == Some(Stop::TimeOut);
+        let mut rails: Vec<u32> =
+            self.attempts.iter().flatten().filter(|a| overdue(a)).map(|a| a.rail).collect();
+        rails.sort_unstable();
+        rails.dedup();
+        for rail in rails {
+            log::warn!("rail {}: no answer before the deadline, reset", self.rail_name(rail));
+            self.abort_rail(rail as usize, now);
+        }
+    }
+
+    fn rail_name(&self, rail: u32) -> String {
+        let rail = self.rails.get(rail as usize).and_then(Option::as_ref);
+        rail.map_or_else(String::new, |r| r.figures.name.clone())
+    }
+
+    fn abort_rail(&mut self, rail: usize, now: Instant) {
+        let Some(Some(r)) = self.rails.get(rail) else { return };
+        let transport = r.transport;
+        let number = u32::try_from(rail).unwrap_or(u32::MAX);
+        self.transports[transport].abort(number);
+        let mut events = Vec::new();
+        self.transports[transport].poll(&mut events);
+        for event in events {
+            self.on_event(event, now);
+        }
+    }
+
+    fn take_news(&mut self, shared: &LaneShared) {
+        for peer in shared.take_peers() {
+            self.peers.entry(peer.id).or_insert_with(|| LanePeer {
+                peer: Arc::clone(&peer),
+                rails: Vec::new(),
+                life: u32::MAX,
+            });
+            if !self.active.contains(&peer.id) {
+                self.active.push(peer.id);
+            }
+        }
+        if shared.take_overdue() {
+            self.abort_overdue(Instant::now());
+        }
+    }
+
+    /// Claims and posts for every active peer.
+    fn pull(&mut self, now: Instant) -> bool {
+        let mut moved = false;
+        let mut at = 0;
+        while let Some(id) = self.active.get(at).copied() {
+            self.renew_rails(id, now);
+            let rails = self.peers.get(&id).map_or_else(Vec::new, |p| p.rails.clone());
+            for rail in &rails {
+                moved |= self.fill(*rail, now);
+            }
+            if self.still_active(id, &rails) {
+                at += 1;
+            } else {
+                self.active.swap_remove(at);
+            }
+        }
+        moved
+    }
+
+    /// Whether the peer still has work for this lane; if not, a submitter will say when it has.
+    fn still_active(&self, id: u32, rails: &[u32]) -> bool {
+        let Some(entry) = self.peers.get(&id) else { return false };
+        let peer = &entry.peer;
+        if !peer.work.is_empty() && !rails.is_empty() {
+            return true;
+        }
+        // no work, or none for this lane: other lanes have the rails to that peer
+        peer.active[self.lane].store(false, Ordering::SeqCst);
+        // work that came before the flag fell would be told to nobody
+        let again = !rails.is_empty() && !peer.work.is_empty();
+        if again {
+            peer.active[self.lane].store(true, Ordering::SeqCst);
+        }
+        again
+    }
+
+    /// Makes rails for a peer that is new to this lane or turned out to be another process, tries
+    /// broken ones again, and gives up connects that take too long.
+    fn renew_rails(&mut self, id: u32, now: Instant) {
+        let Some(entry) = self.peers.get_mut(&id) else { return };
+        let life = entry.peer.life.load(Ordering::Acquire);
+        let old = if entry.life == life { Vec::new() } else { std::mem::take(&mut entry.rails) };
+        let fresh = entry.life != life;
+        entry.life = life;
+        let peer = Arc::clone(&entry.peer);
+        for rail in old {
+            self.abort_rail(rail as usize, now);
+            self.rails[rail as usize] = None;
+            self.free_rails.push(rail);
+        }
+        if fresh {
+            let link = peer.link();
+            for spec in self.maker.rails(self.lane, &peer, &link) {
+                self.add_rail(&peer, spec);
+            }
+        }
+        let rails = self.peers.get(&id).map_or_else(Vec::new, |p| p.rails.clone());
+        for number in rails {
+            let Some(rail) = self.rails[number as usize].as_mut() else { continue };
+            match rail.state {
+                RailState::Idle => {}
+                RailState::Waiting(until) if now >= until => {}
+                RailState::Connecting(since) if now >= since.after(self.connect_timeout) => {
+                    self.abort_rail(number as usize, now);
+                    continue;
+                }
+                _ => continue,
+            }
+            rail.state = RailState::Connecting(now);
+            let (transport, target) = (rail.transport, rail.target.clone());
+            self.transports[transport].connect(number, &target);
+        }
+    }
+
+    fn add_rail(&mut self, peer: &Arc<Peer>, spec: RailSpec) {
+        let Some(transport) = self.transports.iter().position(|t| t.kind() == spec.kind) else {
+            return;
+        };
+        let rail = LaneRail {
+            transport,
+            peer: Arc::clone(peer),
+            target: spec.target,
+            state: RailState::Idle,
+            in_flight: 0,
+            slices: 0,
+            failures: 0,
+            figures: peer.add_figures(spec.name, spec.kind.name()),
+            busy_since: Instant::NEVER,
+        };
+        let number = self.free_rails.pop().unwrap_or_else(|| {
+            self.rails.push(None);
+            u32::try_from(self.rails.len() - 1).unwrap_or(u32::MAX)
+        });
+        self.rails[number as usize] = Some(rail);
+        if let Some(entry) = self.peers.get_mut(&peer.id) {
+            entry.rails.push(number);
+        }
+    }
+
+    /// Claims for one rail while what it has in flight is below its window (D3, I5).
+    fn fill(&mut self, number: u32, now: Instant) -> bool {
+        let mut moved = false;
+        let mut copied = 0;
+        loop {
+            let Some(rail) = self.rails[number as usize].as_ref() else { return moved };
+            if rail.state != RailState::Up || rail.slices >= MAX_SLICES {
+                return moved;
+            }
+            let bulk = rail.in_flight < self.window;
+            // an urgent piece never waits for the bulk window
+            if !bulk && rail.in_flight >= self.window + URGENT_EXTRA {
+                return moved;
+            }
+            let transport = &self.transports[rail.transport];
+            let (kind, caps) = (transport.kind(), transport.capabilities());
+            let pullers = self.siblings.max(rail.peer.rails_up.load(Ordering::Relaxed));
+            let longest = self.longest.min(caps.max_slice);
+            let size = |rest| piece::next_len(rest, pullers, longest);
+            let Some(piece) = rail.peer.work.claim(kind, bulk, size) else { return moved };
+            let len = piece.len;
+            if !self.post(number, piece, now) {
+                return moved;
+            }
+            moved = true;
+            if caps.synchronous {
+                self.settle_copies(number, now);
+                copied += len;
+                if copied >= COPY_TURN {
+                    return true;
+                }
+            }
+        }
+    }
+
+    /// Posts one piece; `false`: the rail takes no more now, the piece went back.
+    fn post(&mut self, number: u32, piece: Piece, now: Instant) -> bool {
+        let Some(rail) = self.rails[number as usize].as_mut() else {
+            piece.task.piece_over(0);
+            return false;
+        };
+        if piece.task.task().progress.stopped().is_some() {
+            // given back before its task was stopped
+            piece.task.piece_over(0);
+            return true;
+        }
+        let spec = &piece.task.task().spec;
+        let access = spec.route.get().and_then(|r| r.access);
+        let op = SliceOp {
+            token: self.free_attempts.last().map_or(self.attempts.len(), |i| *i) as u64,
+            op: spec.op,
+            class: spec.class,
+            // both ends were checked at submit: these sums cannot wrap
+            local: spec.local + usize::try_from(piece.offset).unwrap_or(0),
+            remote: spec.remote + piece.offset,
+            len: piece.len,
+            key: access.map_or(0, |a| a.key),
+            slot: access.map_or(0, |a| a.slot),
+            shm: access.and_then(|a| a.shm),
+        };
+        if self.transports[rail.transport].post(number, &[op]) == 0 {
+            rail.peer.work.give_back(piece);
+            return false;
+        }
+        if rail.slices == 0 {
+            rail.busy_since = now;
+        }
+        rail.in_flight += piece.len;
+        rail.slices += 1;
+        rail.figures.in_flight.store(rail.in_flight, Ordering::Relaxed);
+        let attempt = Attempt { piece, rail: number };
+        match self.free_attempts.pop() {
+            Some(index) => self.attempts[index] = Some(attempt),
+            None => self.attempts.push(Some(attempt)),
+        }
+        true
+    }
+
+    fn settle_copies(&mut self, number: u32, now: Instant) {
+        let Some(rail) = self.rails[number as usize].as_ref() else { return };
+        let transport = rail.transport;
+        let mut events = std::mem::take(&mut self.events);
+        self.transports[transport].poll(&mut events);
+        for event in events.drain(..) {
+            self.on_event(event, now);
+        }
+        self.events = events;
+    }
+
+    fn on_event(&mut self, event: TransportEvent, now: Instant) {
+        match event {
+            TransportEvent::Done { token, fault } => self.on_done(token, fault, now),
+            TransportEvent::RailUp { rail } => self.on_up(rail),
+            TransportEvent::RailDown { rail, cause } => self.on_down(rail, cause, now),
+        }
+    }
+
+    fn on_done(&mut self, token: u64, fault: Option<SliceFault>, now: Instant) {
+        let index = usize::try_from(token).unwrap_or(usize::MAX);
+        // exactly once per slice is the transports' contract; a second would be wrong data
+        let attempt = self.attempts.get_mut(index).and_then(Option::take);
+        assert!(attempt.is_some(), "a slice completed twice");
+        let Some(Attempt { piece, rail }) = attempt else { return };
+        self.free_attempts.push(index);
+        self.account(rail, &piece, fault.is_none(), now);
+        match fault {
+            None => piece.task.piece_over(piece.len),
+            Some(SliceFault::RailLost) => self.retry(rail, piece),
+            Some(fault) => {
+                let name = self.rail_name(rail);
+                let peer = &piece.task.task().spec.peer;
+                if fault == SliceFault::Refused {
+                    peer.mark_stale();
+                }
+                let why = fault_text(fault);
+                let at = piece.task.task().spec.remote + piece.offset;
+                piece.task.stop(Stop::Fail, || {
+                    format!("{} bytes at {at:#x} of {} over {name}: {why}", piece.len, peer.name)
+                });
+                piece.task.piece_over(0);
+            }
+        }
+    }
+
+    fn account(&mut self, rail: u32, piece: &Piece, landed: bool, now: Instant) {
+        let Some(Some(r)) = self.rails.get_mut(rail as usize) else { return };
+        r.in_flight -= piece.len;
+        r.slices -= 1;
+        r.figures.in_flight.store(r.in_flight, Ordering::Relaxed);
+        if r.slices == 0 {
+            let busy = u64::try_from(now.since(r.busy_since).as_nanos()).unwrap_or(0);
+            r.figures.busy_ns.fetch_add(busy, Ordering::Relaxed);
+        }
+        if landed {
+            r.failures = 0;
+            let bytes = match piece.task.task().spec.op {
+                Op::Read => &r.figures.read_bytes,
+                Op::Write => &r.figures.write_bytes,
+            };
+            bytes.fetch_add(piece.len, Ordering::Relaxed);
+        }
+    }
+
+    /// The attempt is fenced (I3): the piece may go again, a bounded number of times.
+    fn retry(&mut self, rail: u32, mut piece: Piece) {
+        if let Some(Some(r)) = self.rails.get(rail as usize) {
+            r.figures.retried.fetch_add(1, Ordering::Relaxed);
+        }
+        piece.tries += 1;
+        if piece.tries > MAX_TRIES || piece.task.task().progress.stopped().is_some() {
+            let name = self.rail_name(rail);
+            piece.task.stop(Stop::Fail, || format!("{name} broke {MAX_TRIES} times"));
+            piece.task.piece_over(0);
+            return;
+        }
+        let peer = Arc::clone(&piece.task.task().spec.peer);
+        let kind = piece.task.task().spec.route.get().map(|r| r.kind);
+        peer.work.give_back(piece);
+        self.maker.tell(&peer, kind.unwrap_or(TransportKind::Tcp));
+    }
+
+    fn on_up(&mut self, rail: u32) {
+        let Some(Some(r)) = self.rails.get_mut(rail as usize) else { return };
+        r.state = RailState::Up;
+        r.figures.up.store(true, Ordering::Relaxed);
+        r.peer.rails_up.fetch_add(1, Ordering::AcqRel);
+        log::debug!("rail {} to {} is up", r.figures.name, r.peer.name);
+    }
+
+    fn on_down(&mut self, rail: u32, cause: DownCause, now: Instant) {
+        let Some(Some(r)) = self.rails.get_mut(rail as usize) else { return };
+        if r.state == RailState::Up {
+            r.peer.rails_up.fetch_sub(1, Ordering::AcqRel);
+        }
+        r.figures.up.store(false, Ordering::Relaxed);
+        r.failures += 1;
+        let pause = RETRY_FIRST * (1 << r.failures.min(7));
+        r.state = RailState::Waiting(now.after(pause));
+        let peer = Arc::clone(&r.peer);
+        let text = format!("{} to {}: {}", r.figures.name, peer.name, cause_text(cause));
+        let kind = self.transports[r.transport].kind();
+        // the address says clearly that nobody is there, or nobody answers for some tries
+        let limit = match cause {
+            DownCause::Refused | DownCause::WrongPeer => 2,
+            _ => MAX_CONNECTS,
+        };
+        let hopeless = r.failures >= limit;
+        if cause == DownCause::WrongPeer {
+            peer.mark_stale();
+        }
+        if r.failures == 1 {
+            log::warn!("rail {text}");
+        }
+        let alone = peer.rails_up.load(Ordering::Acquire) == 0;
+        if alone && hopeless && self.all_hopeless(&peer, kind) {
+            peer.mark_stale();
+            peer.work.fail(kind, &format!("no path left: {text}"));
+        }
+    }
+
+    /// Whether every rail of that kind to the peer on this lane has failed at least twice in a row.
+    fn all_hopeless(&self, peer: &Peer, kind: TransportKind) -> bool {
+        let Some(entry) = self.peers.get(&peer.id) else { return true };
+        let mut rails = entry.rails.iter().filter_map(|r| self.rails[*r as usize].as_ref());
+        rails.all(|r| self.transports[r.transport].kind() != kind || r.failures >= 2)
+    }
+}
+
+fn fault_text(fault: SliceFault) -> &'static str {
+    match fault {
+        SliceFault::Refused => {
+            "refused by the peer: not registered there (any more), or not permitted"
+        }
+        SliceFault::LocalMemory => "the local memory is not mapped any more",
+        SliceFault::RailLost => "the rail broke",
+        SliceFault::RailLostUnfenced => {
+            "the rail broke and the peer cannot say what has landed; nothing was sent again"
+        }
+    }
+}
+
+fn cause_text(cause: DownCause) -> &'static str {
+    match cause {
+        DownCause::Refused => "connection refused: the peer is gone",
+        DownCause::Unreachable => "unreachable",
+        DownCause::Reset => "connection lost",
+        DownCause::WrongPeer => "another process answers there: the peer was restarted",
+        DownCause::Protocol => "the peer does not speak the protocol",
+        DownCause::Aborted => "given up by this side",
+    }
+}
+
+/// Bytes that one turn copies before it lets others look: about 100 us.
+const COPY_TURN: u64 = 256 << 10;
+/// Bytes of urgent pieces allowed beyond a full bulk window.
+const URGENT_EXTRA: u64 = 1 << 20;
+/// Slices posted to one rail at a time.
+const MAX_SLICES: u32 = 1024;
+/// Times a piece is posted again.
+const MAX_TRIES: u32 = 4;
+/// Failed connects in a row after which a peer without any rail is given up.
+const MAX_CONNECTS: u32 = 4;
+/// First pause before a broken rail is tried again; doubles.
+const RETRY_FIRST: Duration = Duration::from_millis(5);

@@ -1,0 +1,215 @@
+//! Errands that wait for the network so that no caller and no lane does: notifications, and second looks
+//! at a peer's description. One thread, started when there is something to do.
+
+use crate::control::wire::{self, FrameKind, Notify, NotifyOrigin};
+use crate::engine::batch::{Follow, OnEnd, TaskRef};
+use crate::engine::directory::Directory;
+use crate::engine::lanes::Lanes;
+use crate::engine::notify::Inbox;
+use crate::engine::peer::Peer;
+use crate::engine::progress::Stop;
+use crate::engine::{Notification, submit};
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{Incarnation, SegmentId};
+use crate::sync::{lock, spawn};
+use crate::time::Instant;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+#[derive(Debug)]
+enum Errand {
+    Send(Follow),
+    Look(Arc<Peer>, Vec<TaskRef>),
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    errands: VecDeque<Errand>,
+    running: bool,
+    stop: bool,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Errands {
+    me: Incarnation,
+    directory: Arc<Directory>,
+    lanes: Arc<Lanes>,
+    inbox: Arc<Inbox>,
+    queue: Mutex<Queue>,
+    more: Condvar,
+    /// Number of the last message to each peer; a peer's is locked while one is sent to it, so that they
+    /// stay in order and a dead peer holds up nobody else.
+    sent: Mutex<HashMap<u32, Arc<Mutex<u64>>>>,
+    this: OnceLock<Weak<Self>>,
+}
+
+impl Errands {
+    pub(super) fn new(
+        me: Incarnation,
+        directory: Arc<Directory>,
+        lanes: Arc<Lanes>,
+        inbox: Arc<Inbox>,
+    ) -> Arc<Self> {
+        let errands = Arc::new(Self {
+            me,
+            directory,
+            lanes,
+            inbox,
+            queue: Mutex::new(Queue::default()),
+            more: Condvar::new(),
+            sent: Mutex::new(HashMap::new()),
+            this: OnceLock::new(),
+        });
+        errands.this.set(Arc::downgrade(&errands)).ok();
+        errands
+    }
+
+    /// The peer's description seems out of date: look again, then plan these tasks anew.
+    pub(super) fn look(&self, peer: Arc<Peer>, tasks: Vec<TaskRef>) {
+        if let Some(Errand::Look(_, tasks)) = self.add(Errand::Look(peer, tasks)) {
+            for task in tasks {
+                task.stop(Stop::Fail, || "the engine is shutting down or overloaded".into());
+            }
+        }
+    }
+
+    /// Sends a message and waits for the answer.
+    pub(super) fn send_now(&self, to: SegmentId, message: &Notification) -> Result<()> {
+        let peer = self.directory.peer(to)?;
+        let line = Arc::clone(lock(&self.sent).entry(peer.id).or_default());
+        let mut seq = lock(&line);
+        *seq += 1;
+        let origin = Some(NotifyOrigin { from: self.me, seq: *seq });
+        let note = Notify {
+            name: message.name.clone(),
+            message: message.message.clone(),
+            origin,
+        };
+        if peer.id == 0 {
+            return if self.inbox.take_in(note) {
+                Ok(())
+            } else {
+                Err(Error::new(ErrorKind::Rejected, "the own inbox is full"))
+            };
+        }
+        let answer = self.directory.ask(&peer.name, FrameKind::Notify, &note.encode())?;
+        wire::check_notify_reply(&answer)
+    }
+
+    /// Queues an errand; it comes back when it cannot be taken.
+    fn add(&self, errand: Errand) -> Option<Errand> {
+        let mut queue = lock(&self.queue);
+        if queue.stop || queue.errands.len() >= MAX_ERRANDS {
+            log::warn!("errand dropped: the engine is shutting down or {MAX_ERRANDS} wait");
+            return Some(errand);
+        }
+        queue.errands.push_back(errand);
+        if queue.running {
+            self.more.notify_one();
+            return None;
+        }
+        if let Some(old) = queue.thread.take() {
+            // it has left its loop and touches nothing any more
+            old.join().ok();
+        }
+        let Some(this) = self.this.get().and_then(Weak::upgrade) else { return None };
+        match spawn("tent-errands", move || this.run()) {
+            Ok(thread) => {
+                queue.running = true;
+                queue.thread = Some(thread);
+                None
+            }
+            Err(e) => {
+                log::error!("no thread for errands: {e}");
+                queue.errands.pop_back()
+            }
+        }
+    }
+
+    fn run(&self) {
+        while let Some(errand) = self.next() {
+            match errand {
+                Errand::Send(follow) => {
+                    if let Err(e) = self.send_now(follow.to, &follow.message) {
+                        log::warn!("notification to segment {} is lost: {e}", follow.to.0);
+                    }
+                }
+                Errand::Look(peer, tasks) => self.look_again(&peer, tasks),
+            }
+        }
+    }
+
+    fn next(&self) -> Option<Errand> {
+        let queue = lock(&self.queue);
+        let idle = |q: &mut Queue| q.errands.is_empty() && !q.stop;
+        let waited = self.more.wait_timeout_while(queue, IDLE, idle);
+        let (mut queue, _) = waited.unwrap_or_else(std::sync::PoisonError::into_inner);
+        let next = queue.errands.pop_front();
+        // from here on a newcomer starts a new thread
+        queue.running = next.is_some();
+        next
+    }
+
+    fn look_again(&self, peer: &Arc<Peer>, tasks: Vec<TaskRef>) {
+        let mut why = String::new();
+        if peer.is_stale() || Directory::may_refresh(peer, Instant::now()) {
+            if let Err(e) = self.directory.refresh(peer) {
+                why = format!("; asking the peer again: {e}");
+                log::warn!("segment {}: {e}", peer.name);
+            }
+        }
+        let mut ready = Vec::new();
+        for task in tasks {
+            match submit::route(&task.task().spec) {
+                submit::Way::By(route) => {
+                    task.task().spec.route.set(route).ok();
+                    ready.push(task);
+                }
+                submit::Way::Unknown | submit::Way::None => task.stop(Stop::Fail, || {
+                    let spec = &task.task().spec;
+                    format!(
+                        "{:#x}+{} is not inside one buffer of segment {} that an allowed transport \
+                         reaches{why}",
+                        spec.remote, spec.len, peer.name
+                    )
+                }),
+            }
+        }
+        submit::enqueue(&self.lanes, &ready);
+    }
+
+    /// Ends the thread; what waits is dropped, its tasks fail.
+    pub(super) fn stop(&self) {
+        let thread = {
+            let mut queue = lock(&self.queue);
+            queue.stop = true;
+            for errand in queue.errands.drain(..) {
+                if let Errand::Look(_, tasks) = errand {
+                    for task in tasks {
+                        task.stop(Stop::Cancel, || "the engine is shutting down".into());
+                    }
+                }
+            }
+            queue.thread.take()
+        };
+        self.more.notify_all();
+        if let Some(thread) = thread {
+            thread.join().ok();
+        }
+    }
+}
+
+impl OnEnd for Errands {
+    fn send(&self, follow: Follow) {
+        self.add(Errand::Send(follow));
+    }
+}
+
+/// Errands that may wait.
+const MAX_ERRANDS: usize = 65_536;
+/// The thread ends after so long without an errand.
+const IDLE: Duration = Duration::from_secs(1);

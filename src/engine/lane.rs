@@ -1,0 +1,279 @@
+//! A lane: one driver behind a lock that is only ever tried, a thread that guarantees progress, and the
+//! rules by which callers and that thread share the work (D6).
+
+use crate::engine::driver::Driver;
+use crate::engine::peer::Peer;
+use crate::sync::{lock, spawn, try_lock};
+use crate::sys::evloop::{Epoll, Event, EventFd, Interest};
+use crate::time::Instant;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// What submitters leave for a lane.
+#[derive(Debug)]
+pub(super) struct LaneShared {
+    peers: Mutex<Vec<Arc<Peer>>>,
+    news: AtomicBool,
+    overdue: AtomicBool,
+}
+
+impl LaneShared {
+    pub(super) fn take_peers(&self) -> Vec<Arc<Peer>> {
+        if !self.news.swap(false, Ordering::AcqRel) {
+            return Vec::new();
+        }
+        std::mem::take(&mut *lock(&self.peers))
+    }
+
+    pub(super) fn take_overdue(&self) -> bool {
+        self.overdue.load(Ordering::Relaxed) && self.overdue.swap(false, Ordering::AcqRel)
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Lane {
+    index: usize,
+    shared: LaneShared,
+    driver: Mutex<Driver>,
+    epoll: Epoll,
+    wake: EventFd,
+    /// The thread sleeps in epoll and must be woken for news.
+    asleep: AtomicBool,
+    /// Turns that callers took.
+    caller_turns: AtomicU64,
+    /// Callers that found the lane taken and would rather drive it themselves.
+    wanted: AtomicU32,
+    stop: AtomicBool,
+    standby: Mutex<bool>,
+    take_over: Condvar,
+    spin: Duration,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    on_panic: Arc<AtomicBool>,
+}
+
+impl Lane {
+    /// A lane without its thread ([`Lane::start`]). `spin`: how long its thread polls after activity.
+    ///
+    /// # Errors
+    /// When the kernel gives no descriptors.
+    pub(super) fn new(
+        index: usize,
+        driver: Driver,
+        spin: Duration,
+        on_panic: Arc<AtomicBool>,
+    ) -> std::io::Result<Arc<Self>> {
+        let (epoll, wake) = (Epoll::new()?, EventFd::new()?);
+        epoll.add(wake.fd(), WAKE, Interest::READ, false)?;
+        for fd in driver.wait_fds() {
+            epoll.add(fd, TRANSPORT, Interest::READ, false)?;
+        }
+        Ok(Arc::new(Self {
+            index,
+            shared: LaneShared {
+                peers: Mutex::new(Vec::new()),
+                news: AtomicBool::new(false),
+                overdue: AtomicBool::new(false),
+            },
+            driver: Mutex::new(driver),
+            epoll,
+            wake,
+            asleep: AtomicBool::new(false),
+            caller_turns: AtomicU64::new(0),
+            wanted: AtomicU32::new(0),
+            stop: AtomicBool::new(false),
+            standby: Mutex::new(false),
+            take_over: Condvar::new(),
+            spin,
+            thread: Mutex::new(None),
+            on_panic,
+        }))
+    }
+
+    /// Starts the lane's thread unless it runs.
+    pub(super) fn start(self: &Arc<Self>, name: &str) -> std::io::Result<()> {
+        let mut thread = lock(&self.thread);
+        if thread.is_none() && !self.stop.load(Ordering::Acquire) {
+            let lane = Arc::clone(self);
+            *thread = Some(spawn(name, move || {
+                if catch_unwind(AssertUnwindSafe(|| lane.run())).is_err() {
+                    lane.on_panic.store(true, Ordering::Release);
+                    log::error!("lane {} panicked: the engine is down", lane.index);
+                }
+            })?);
+        }
+        Ok(())
+    }
+
+    /// Says that work waits for `peer`. Wakes nobody; [`Lane::wake`] does.
+    pub(super) fn tell(&self, peer: &Arc<Peer>) {
+        if !peer.active[self.index].swap(true, Ordering::SeqCst) {
+            lock(&self.shared.peers).push(Arc::clone(peer));
+            self.shared.news.store(true, Ordering::Release);
+        }
+    }
+
+    /// Wakes the thread if it sleeps.
+    pub(super) fn wake(&self) {
+        if self.asleep.load(Ordering::SeqCst) && self.asleep.swap(false, Ordering::SeqCst) {
+            self.wake.signal();
+        }
+    }
+
+    /// Asks the thread to drive now: a caller stops helping.
+    pub(super) fn hand_over(&self) {
+        {
+            let mut standby = lock(&self.standby);
+            *standby = false;
+        }
+        self.take_over.notify_one();
+        self.wake();
+    }
+
+    /// Tells the lane to give up what its timed-out tasks still have under way.
+    pub(super) fn overdue(&self) {
+        self.shared.overdue.store(true, Ordering::Release);
+        self.hand_over();
+    }
+
+    /// A caller's turn: `None` when somebody else has the lane.
+    pub(super) fn caller_turn(&self, now: Instant) -> Option<bool> {
+        let mut driver = try_lock(&self.driver)?;
+        self.caller_turns.fetch_add(1, Ordering::Relaxed);
+        Some(driver.turn(&self.shared, now))
+    }
+
+    /// Whether the sleeping thread must be woken for something that no descriptor will tell: a rail to
+    /// try again.
+    pub(super) fn needs_thread(&self) -> bool {
+        try_lock(&self.driver).is_some_and(|d| d.next_wake() != Instant::NEVER)
+    }
+
+    /// A caller found every lane taken: the thread of this one lets it through.
+    pub(super) fn want(&self) {
+        self.wanted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Stops the thread and gives up every rail. After that nothing here touches user memory.
+    pub(super) fn stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.asleep.store(false, Ordering::SeqCst);
+        self.wake.signal();
+        self.hand_over();
+        if let Some(thread) = lock(&self.thread).take() {
+            thread.join().ok();
+        }
+        let mut driver = lock(&self.driver);
+        for _ in 0..MAX_ABORTS {
+            driver.abort_all(Instant::now());
+            if driver.is_quiet() {
+                break;
+            }
+        }
+        driver.close();
+    }
+
+    fn run(&self) {
+        let mut seen = self.caller_turns.load(Ordering::Relaxed);
+        let mut active = Instant::now();
+        let mut spins = Spins::default();
+        while !self.stop.load(Ordering::Acquire) {
+            let turns = self.caller_turns.load(Ordering::Relaxed);
+            let callers_drive = turns.wrapping_sub(seen) >= MANY_TURNS;
+            seen = turns;
+            if callers_drive || self.wanted.swap(0, Ordering::Relaxed) > 0 {
+                self.stand_by();
+                active = Instant::now();
+                continue;
+            }
+            let now = Instant::now();
+            let Some(mut driver) = try_lock(&self.driver) else {
+                self.stand_by();
+                continue;
+            };
+            if driver.turn(&self.shared, now) {
+                spins.ended(true);
+                active = now;
+                continue;
+            }
+            if now.since(active) < self.spin && spins.worth_it() {
+                drop(driver);
+                std::hint::spin_loop();
+                continue;
+            }
+            spins.ended(false);
+            let until = driver.next_wake();
+            // from here on a submitter signals; what it left before is seen below
+            self.asleep.store(true, Ordering::SeqCst);
+            drop(driver);
+            if self.shared.news.load(Ordering::SeqCst) || self.shared.overdue.load(Ordering::SeqCst)
+            {
+                self.asleep.store(false, Ordering::SeqCst);
+                continue;
+            }
+            self.sleep(until, now);
+            active = Instant::now();
+            // turns taken while this thread slept say nothing about now
+            seen = self.caller_turns.load(Ordering::Relaxed);
+        }
+    }
+
+    fn sleep(&self, until: Instant, now: Instant) {
+        let timeout = (until != Instant::NEVER).then(|| until.since(now));
+        let mut events = [Event::EMPTY; 4];
+        let count = self.epoll.wait(&mut events, timeout).unwrap_or(0);
+        self.asleep.store(false, Ordering::SeqCst);
+        if events[..count].iter().any(|e| e.token() == WAKE) {
+            self.wake.drain();
+        }
+    }
+
+    /// Callers drive the lane: look again soon, or at once when one of them stops.
+    fn stand_by(&self) {
+        let mut standby = lock(&self.standby);
+        *standby = true;
+        let wait = self.take_over.wait_timeout_while(standby, STAND_BY, |s| *s);
+        drop(wait);
+    }
+}
+
+/// Whether polling after activity has paid off lately.
+#[derive(Debug, Default)]
+struct Spins {
+    score: i32,
+    skipped: u32,
+    spinning: bool,
+}
+
+impl Spins {
+    /// The polling, if there was any, ended with or without something to do.
+    fn ended(&mut self, well: bool) {
+        if std::mem::take(&mut self.spinning) {
+            self.score = (self.score + if well { 2 } else { -1 }).clamp(-8, 8);
+        }
+    }
+
+    fn worth_it(&mut self) -> bool {
+        if !self.spinning && self.score <= -4 {
+            // now and then see whether times have changed
+            self.skipped += 1;
+            if !self.skipped.is_multiple_of(16) {
+                return false;
+            }
+        }
+        self.spinning = true;
+        true
+    }
+}
+
+const WAKE: u64 = 0;
+const TRANSPORT: u64 = 1;
+/// So many caller turns between two looks mean that a caller polls in a loop.
+const MANY_TURNS: u64 = 4;
+/// How long the thread leaves the lane to polling callers before it looks again.
+const STAND_BY: Duration = Duration::from_millis(1);
+/// Rounds of aborting at the end; a second one is needed only for rails that were being fenced.
+const MAX_ABORTS: usize = 4;

@@ -1,0 +1,248 @@
+//! The lanes of an engine, by family: sockets and copies. Tells them of work, wakes them, lends them to
+//! callers, and knows which rails each has to a peer.
+
+use crate::config::Config;
+use crate::engine::driver::{RailMaker, RailSpec};
+use crate::engine::lane::Lane;
+use crate::engine::peer::{Link, Peer};
+use crate::error::{Error, ErrorKind, Result};
+use crate::slice::TransportKind;
+use crate::time::Instant;
+use crate::topology;
+use crate::transport::RailTarget;
+use crate::transport::tcp::{TcpTarget, UpstreamTarget};
+use std::cell::Cell;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+/// Which lanes carry a transport.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Family {
+    Net,
+    Copy,
+}
+
+impl Family {
+    pub(super) fn of(kind: TransportKind) -> Self {
+        if kind == TransportKind::Tcp { Self::Net } else { Self::Copy }
+    }
+}
+
+/// See the module. Lanes are numbered net first.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    lanes: OnceLock<Vec<Arc<Lane>>>,
+    pub(super) net: usize,
+    pub(super) copy: usize,
+    config: Config,
+    net_ns: u64,
+    boot_id: String,
+}
+
+impl Lanes {
+    /// Lanes to be set later ([`Lanes::set`]), for they need this as their rail maker.
+    pub(super) fn new(config: &Config, net_ns: u64, boot_id: &str) -> Self {
+        let cores = crate::sys::host::cpu_count();
+        let pick = |wish: usize, own: usize| if wish == 0 { own } else { wish.min(MAX_LANES) };
+        Self {
+            lanes: OnceLock::new(),
+            net: pick(config.net_lanes, (cores / 2).clamp(1, 8)),
+            copy: pick(config.copy_lanes, cores.clamp(1, 8)),
+            config: config.clone(),
+            net_ns,
+            boot_id: boot_id.to_owned(),
+        }
+    }
+
+    pub(super) fn set(&self, lanes: Vec<Arc<Lane>>) {
+        self.lanes.set(lanes).ok();
+    }
+
+    fn all(&self) -> &[Arc<Lane>] {
+        self.lanes.get().map_or(&[], Vec::as_slice)
+    }
+
+    pub(super) fn of(&self, family: Family) -> &[Arc<Lane>] {
+        let all = self.all();
+        let (net, copy) = all.split_at(self.net.min(all.len()));
+        match family {
+            Family::Net => net,
+            Family::Copy => copy,
+        }
+    }
+
+    /// Starts the threads of the copy lanes; the first copy that is not done on the spot needs them.
+    pub(super) fn start_copies(&self) -> Result<()> {
+        for (index, lane) in self.of(Family::Copy).iter().enumerate() {
+            lane.start(&format!("tent-copy-{index}"))
+                .map_err(|e| Error::os(ErrorKind::Memory, "no thread for a copy lane", &e))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn start_net(&self) -> Result<()> {
+        for (index, lane) in self.of(Family::Net).iter().enumerate() {
+            lane.start(&format!("tent-net-{index}"))
+                .map_err(|e| Error::os(ErrorKind::Memory, "no thread for a net lane", &e))?;
+        }
+        Ok(())
+    }
+
+    /// A turn for the calling thread on a lane of the family, its own first: `None` if all are taken.
+    pub(super) fn help(&self, family: Family) -> Option<bool> {
+        let lanes = self.of(family);
+        let home = home();
+        let now = Instant::now();
+        for step in 0..lanes.len() {
+            let lane = &lanes[(home + step) % lanes.len()];
+            if let Some(moved) = lane.caller_turn(now) {
+                return Some(moved);
+            }
+        }
+        if let Some(lane) = lanes.get(home % lanes.len().max(1)) {
+            lane.want();
+        }
+        None
+    }
+
+    /// Callers stop helping: the threads take over.
+    pub(super) fn hand_over(&self, family: Family) {
+        for lane in self.of(family) {
+            lane.hand_over();
+        }
+    }
+
+    pub(super) fn overdue(&self) {
+        for lane in self.all() {
+            lane.overdue();
+        }
+    }
+
+    pub(super) fn stop(&self) {
+        for lane in self.all() {
+            lane.stop();
+        }
+    }
+
+    fn tcp_rails(&self, lane: usize, peer: &Peer) -> Vec<RailSpec> {
+        let desc = peer.desc();
+        let Some(facts) = &desc.tent else { return Vec::new() };
+        let local = topology::interfaces(Path::new(SYSFS)).unwrap_or_else(|e| {
+            log::warn!("cannot list the network interfaces: {e}");
+            Vec::new()
+        });
+        let same_host =
+            facts.host.boot_id == self.boot_id && facts.host.net_ns == self.net_ns;
+        let mut pairs = topology::pair_rails(
+            &local,
+            &facts.rails,
+            same_host,
+            self.config.prefer_ipv6,
+            &self.config.rail_addrs,
+        );
+        if pairs.is_empty() {
+            // what the peer says of its addresses leads nowhere; its host name may
+            let remote = desc.tcp_data_host.parse().unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+            pairs.push(topology::RailPair { local: None, remote });
+        }
+        let mut specs = Vec::new();
+        for (index, pair) in pairs.iter().enumerate() {
+            if (peer.id as usize + index) % self.net != lane {
+                continue;
+            }
+            let remote = SocketAddr::new(pair.remote, desc.tcp_data_port);
+            let from = pair.local.map_or_else(|| "*".to_owned(), |ip| ip.to_string());
+            specs.push(RailSpec {
+                kind: TransportKind::Tcp,
+                name: format!("tcp {from} -> {}", pair.remote),
+                target: RailTarget::Tcp(TcpTarget {
+                    local: pair.local,
+                    remote,
+                    peer: facts.incarnation,
+                    slot: u32::try_from(index).unwrap_or(0),
+                }),
+            });
+        }
+        specs
+    }
+
+    fn upstream_rail(&self, lane: usize, peer: &Peer, ip: IpAddr) -> Vec<RailSpec> {
+        if peer.id as usize % self.net != lane {
+            return Vec::new();
+        }
+        let desc = peer.desc();
+        let v1 = self.config.upstream_v1 || desc.tcp_proto_version < 2;
+        vec![RailSpec {
+            kind: TransportKind::Tcp,
+            name: format!("tcp upstream v{} {ip}", if v1 { 1 } else { 2 }),
+            target: RailTarget::Upstream(UpstreamTarget {
+                remote: SocketAddr::new(ip, desc.tcp_data_port),
+                v1,
+                conns: self.config.upstream_conns.max(1),
+            }),
+        }]
+    }
+}
+
+impl RailMaker for Lanes {
+    fn rails(&self, lane: usize, peer: &Peer, link: &Link) -> Vec<RailSpec> {
+        if lane < self.net {
+            return match link {
+                Link::Upstream(ip) => self.upstream_rail(lane, peer, *ip),
+                _ => self.tcp_rails(lane, peer),
+            };
+        }
+        let copy = |kind: TransportKind, target: RailTarget| RailSpec {
+            kind,
+            name: format!("{} lane {}", kind.name(), lane - self.net),
+            target,
+        };
+        match link {
+            Link::Process(regions) => {
+                vec![copy(TransportKind::Local, RailTarget::Local(Arc::clone(regions)))]
+            }
+            Link::Host(host) => [TransportKind::Shm, TransportKind::Cma]
+                .map(|kind| copy(kind, RailTarget::Host(Arc::clone(host))))
+                .into(),
+            Link::Remote | Link::Upstream(_) => Vec::new(),
+        }
+    }
+
+    fn tell(&self, peer: &Arc<Peer>, kind: TransportKind) {
+        for lane in self.of(Family::of(kind)) {
+            lane.tell(peer);
+            lane.wake();
+        }
+    }
+}
+
+/// Every thread has a home lane, so that two callers do not fight for one.
+fn home() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local!(static HOME: Cell<Option<usize>> = const { Cell::new(None) });
+    HOME.with(|home| {
+        home.get().unwrap_or_else(|| {
+            let own = NEXT.fetch_add(1, Ordering::Relaxed);
+            home.set(Some(own));
+            own
+        })
+    })
+}
+
+/// Addresses on which this host serves, for the description.
+pub(super) fn own_rails(only: &[IpAddr]) -> Vec<crate::segment::RailAddr> {
+    match topology::interfaces(Path::new(SYSFS)) {
+        Ok(local) => topology::rail_addrs(&local, only),
+        Err(e) => {
+            log::warn!("{e}; peers reach this engine by its host name alone");
+            Vec::new()
+        }
+    }
+}
+
+/// Where the kernel describes its devices.
+const SYSFS: &str = "/sys";
+/// Most lanes of a family that a configuration may ask for.
+const MAX_LANES: usize = 64;

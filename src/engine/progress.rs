@@ -1,0 +1,243 @@
+//! The life of one task as a handful of atomics: how far it is claimed, what is under way, what has
+//! landed, how it ended. Shared by the caller and every lane; model-checked with loom.
+
+use crate::engine::TaskState;
+use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+/// Why a task is to end before its range has landed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Stop {
+    Fail = 1,
+    Cancel = 2,
+    TimeOut = 3,
+}
+
+/// See the module. The range `[0, len)` is claimed from the front, piece by piece (I1).
+#[derive(Debug)]
+pub(super) struct Progress {
+    len: u64,
+    /// First byte that nobody has claimed.
+    cursor: AtomicU64,
+    /// Pieces claimed and not over, plus one while anything is unclaimed. Zero: the task has ended.
+    open: AtomicU32,
+    landed: AtomicU64,
+    stop: AtomicU8,
+    state: AtomicU8,
+}
+
+impl Progress {
+    pub(super) fn new(len: u64) -> Self {
+        Self {
+            len,
+            cursor: AtomicU64::new(0),
+            open: AtomicU32::new(1),
+            landed: AtomicU64::new(0),
+            stop: AtomicU8::new(0),
+            state: AtomicU8::new(TaskState::Waiting as u8),
+        }
+    }
+
+    /// Claims up to `max(remaining)` bytes (at least one, at most the rest); `None` when all is claimed
+    /// or the task is stopped.
+    pub(super) fn claim(&self, max: impl Fn(u64) -> u64) -> Option<(u64, u64)> {
+        let mut begin = self.cursor.load(Ordering::Acquire);
+        loop {
+            let rest = self.len.checked_sub(begin).filter(|r| *r > 0)?;
+            let len = max(rest).clamp(1, rest);
+            // the last claim takes over the count that stood for "something is unclaimed"
+            if len < rest {
+                self.open.fetch_add(1, Ordering::AcqRel);
+            }
+            match self.cursor.compare_exchange(
+                begin,
+                begin + len,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => {
+                    if begin == 0 {
+                        self.mark_pending();
+                    }
+                    return Some((begin, len));
+                }
+                Err(now) => {
+                    if len < rest {
+                        // cannot reach zero: whoever moved the cursor holds a count
+                        self.open.fetch_sub(1, Ordering::AcqRel);
+                    }
+                    begin = now;
+                }
+            }
+        }
+    }
+
+    fn mark_pending(&self) {
+        let (waiting, pending) = (TaskState::Waiting as u8, TaskState::Pending as u8);
+        self.state.compare_exchange(waiting, pending, Ordering::AcqRel, Ordering::Acquire).ok();
+    }
+
+    /// A claimed piece is over, with `landed` bytes in place. `true` for the one call that ends the
+    /// task: that caller must [`Progress::settle`] it (I2).
+    #[must_use]
+    pub(super) fn piece_over(&self, landed: u64) -> bool {
+        // I2: counted before the count that lets anybody see the end
+        self.landed.fetch_add(landed, Ordering::AcqRel);
+        self.open.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// Lets the task end without claiming the rest; the first reason wins. `true`: as [`piece_over`].
+    ///
+    /// [`piece_over`]: Progress::piece_over
+    #[must_use]
+    pub(super) fn stop(&self, why: Stop) -> bool {
+        if self.stop.compare_exchange(0, why as u8, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            return false;
+        }
+        let unclaimed = self.cursor.swap(self.len, Ordering::AcqRel) < self.len;
+        unclaimed && self.open.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    pub(super) fn stopped(&self) -> Option<Stop> {
+        let code = self.stop.load(Ordering::Acquire);
+        [Stop::Fail, Stop::Cancel, Stop::TimeOut].into_iter().find(|s| *s as u8 == code)
+    }
+
+    /// Fixes the final state; called once, by whoever was told so.
+    pub(super) fn settle(&self) -> TaskState {
+        let state = if self.landed.load(Ordering::Acquire) == self.len {
+            TaskState::Completed
+        } else {
+            match self.stopped() {
+                Some(Stop::Cancel) => TaskState::Canceled,
+                Some(Stop::TimeOut) => TaskState::TimedOut,
+                Some(Stop::Fail) | None => TaskState::Failed,
+            }
+        };
+        self.state.store(state as u8, Ordering::Release);
+        state
+    }
+
+    pub(super) fn state(&self) -> TaskState {
+        use TaskState::{Canceled, Completed, Failed, Pending, TimedOut, Waiting};
+        match self.state.load(Ordering::Acquire) {
+            0 => Waiting,
+            1 => Pending,
+            2 => Completed,
+            4 => Canceled,
+            5 => TimedOut,
+            _ => Failed,
+        }
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub(super) fn landed(&self) -> u64 {
+        self.landed.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// I1: whatever sizes are asked for, the pieces cover the range exactly, in order.
+        #[test]
+        fn pieces_cover_exactly(len in 1_u64..5_000_000, sizes in prop::collection::vec(0_u64..400_000, 1..50)) {
+            let progress = Progress::new(len);
+            let (mut expect, mut turn) = (0, 0);
+            while let Some((begin, piece)) = progress.claim(|_| sizes[turn % sizes.len()]) {
+                prop_assert_eq!(begin, expect);
+                prop_assert!(piece > 0);
+                expect += piece;
+                turn += 1;
+                let last = progress.piece_over(piece);
+                prop_assert_eq!(last, expect == len);
+                if turn > 100_000 { break; }
+                if turn % 7 == 0 && sizes[turn % sizes.len()] == 0 { break; }
+            }
+            if expect == len {
+                prop_assert_eq!(progress.settle(), TaskState::Completed);
+            }
+        }
+    }
+
+    #[test]
+    fn a_stop_ends_the_task_only_when_its_pieces_are_over() {
+        let progress = Progress::new(100);
+        let _piece = progress.claim(|_| 40).unwrap();
+        assert!(!progress.stop(Stop::Cancel), "I3: a piece is still under way");
+        assert!(progress.claim(|_| 40).is_none());
+        assert!(!progress.stop(Stop::Fail), "the first reason wins");
+        assert!(progress.piece_over(40));
+        assert_eq!(progress.settle(), TaskState::Canceled);
+        assert_eq!(progress.landed(), 40);
+    }
+
+    #[test]
+    fn a_stop_after_everything_landed_is_too_late() {
+        let progress = Progress::new(10);
+        progress.claim(|_| 10).unwrap();
+        assert!(!progress.stop(Stop::TimeOut));
+        assert!(progress.piece_over(10));
+        assert_eq!(progress.settle(), TaskState::Completed);
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use loom::sync::Arc;
+    use loom::sync::atomic::AtomicUsize;
+
+    fn claim_all(progress: &Progress, ends: &AtomicUsize) {
+        while let Some((_, len)) = progress.claim(|_| 2) {
+            if progress.piece_over(len) {
+                ends.fetch_add(1, Ordering::SeqCst);
+                progress.settle();
+            }
+        }
+    }
+
+    /// I1 and I2 with two lanes: every byte once, one end.
+    #[test]
+    fn loom_two_lanes_end_a_task_once() {
+        loom::model(|| {
+            let progress = Arc::new(Progress::new(3));
+            let ends = Arc::new(AtomicUsize::new(0));
+            let other = {
+                let (progress, ends) = (progress.clone(), ends.clone());
+                loom::thread::spawn(move || claim_all(&progress, &ends))
+            };
+            claim_all(&progress, &ends);
+            other.join().unwrap();
+            assert_eq!(ends.load(Ordering::SeqCst), 1);
+            assert_eq!(progress.landed(), 3);
+            assert_eq!(progress.state(), TaskState::Completed);
+        });
+    }
+
+    /// I2 and I3 with a lane and a caller that cancels.
+    #[test]
+    fn loom_a_cancel_and_a_lane_end_a_task_once() {
+        loom::model(|| {
+            let progress = Arc::new(Progress::new(3));
+            let ends = Arc::new(AtomicUsize::new(0));
+            let lane = {
+                let (progress, ends) = (progress.clone(), ends.clone());
+                loom::thread::spawn(move || claim_all(&progress, &ends))
+            };
+            if progress.stop(Stop::Cancel) {
+                ends.fetch_add(1, Ordering::SeqCst);
+                progress.settle();
+            }
+            lane.join().unwrap();
+            assert_eq!(ends.load(Ordering::SeqCst), 1);
+            assert!(progress.state().is_final());
+        });
+    }
+}

@@ -1,0 +1,262 @@
+//! From requests to queued tasks: check everything, then append all or nothing; and the caller's share of
+//! the work.
+
+use crate::engine::batch::{Batch, Route, Spec, Task, TaskRef};
+use crate::engine::core::Core;
+use crate::engine::lanes::{Family, Lanes};
+use crate::engine::peer::Peer;
+use crate::engine::progress::Progress;
+use crate::engine::{Request, TaskStatus};
+use crate::error::{Error, ErrorKind, Result};
+use crate::sched::piece;
+use crate::sched::plan;
+use crate::slice::{Class, Op, TransportMask};
+use crate::sync::lock;
+use crate::time::Instant;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+/// Whether and how a task can travel, as far as is known.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Way {
+    By(Route),
+    /// The peer's description does not hold the range; it may be old.
+    Unknown,
+    /// No allowed transport reaches it.
+    None,
+}
+
+/// Plans a task from what is known of its peer.
+pub(super) fn route(spec: &Spec) -> Way {
+    way(&spec.peer, spec.remote, spec.len, spec.allowed)
+}
+
+fn way(peer: &Peer, remote: u64, len: u64, allowed: TransportMask) -> Way {
+    let Some((access, reach)) = peer.reach(remote, len) else { return Way::Unknown };
+    plan::choose(reach, allowed).map_or(Way::None, |kind| Way::By(Route { kind, access }))
+}
+
+/// Queues planned tasks and gets them going. Bounded work for the caller: at most one small piece's copy
+/// or one turn of a lane (D6, I8).
+pub(super) fn enqueue(lanes: &Lanes, tasks: &[TaskRef]) {
+    let mut at = 0;
+    while at < tasks.len() {
+        // runs of tasks to one peer by one transport, which is nearly always all of them
+        let spec = &tasks[at].task().spec;
+        let Some(route) = spec.route.get() else { return };
+        let same = |t: &&TaskRef| {
+            let s = &t.task().spec;
+            Arc::ptr_eq(&s.peer, &spec.peer) && s.route.get().is_some_and(|r| r.kind == route.kind)
+        };
+        let run = tasks[at..].iter().take_while(same).count();
+        begin(lanes, &spec.peer, Family::of(route.kind), &tasks[at..at + run]);
+        at += run;
+    }
+}
+
+fn begin(lanes: &Lanes, peer: &Arc<Peer>, family: Family, tasks: &[TaskRef]) {
+    peer.work.push(tasks);
+    for lane in lanes.of(family) {
+        lane.tell(peer);
+    }
+    let bytes: u64 = tasks.iter().map(|t| t.task().spec.len).sum();
+    let ended = || tasks.iter().all(|t| t.task().progress.state().is_final());
+    match family {
+        Family::Copy => {
+            if bytes <= INLINE_BYTES {
+                for _ in 0..tasks.len().min(MAX_INLINE) {
+                    if lanes.help(family).is_none() || ended() {
+                        break;
+                    }
+                }
+                if ended() {
+                    return;
+                }
+            }
+            if let Err(e) = lanes.start_copies() {
+                log::error!("{e}; copies go on only while callers poll");
+            }
+            let pieces = usize::try_from(bytes.div_ceil(piece::FLOOR)).unwrap_or(usize::MAX);
+            for lane in lanes.of(family).iter().take(pieces) {
+                lane.wake();
+            }
+        }
+        Family::Net => {
+            let reads = tasks.iter().all(|t| t.task().spec.op == Op::Read);
+            // a turn may copy what it posts into the kernel: only a little on the caller's time
+            let small = bytes <= INLINE_BYTES || (reads && tasks.len() <= MAX_INLINE);
+            let turned = small && lanes.help(family).is_some();
+            for lane in lanes.of(family) {
+                if !turned || lane.needs_thread() {
+                    lane.wake();
+                }
+            }
+        }
+    }
+}
+
+impl Core {
+    pub(super) fn submit(&self, batch: &Arc<Batch>, requests: &[Request]) -> Result<Vec<TaskRef>> {
+        let _one = lock(&batch.submit);
+        if requests.len() > batch.room() {
+            let text = format!(
+                "{} requests for a batch with room for {} more",
+                requests.len(),
+                batch.room()
+            );
+            return Err(Error::new(ErrorKind::TooManyRequests, text));
+        }
+        let now = Instant::now();
+        let mut tasks = Vec::with_capacity(requests.len());
+        let mut last: Option<(u32, Arc<Peer>)> = None;
+        for request in requests {
+            let peer = match &last {
+                Some((id, peer)) if *id == request.segment.0 => Arc::clone(peer),
+                _ => self.directory.peer(request.segment)?,
+            };
+            last = Some((request.segment.0, Arc::clone(&peer)));
+            tasks.push(self.task(request, peer, now)?);
+        }
+        batch.rearm();
+        Ok(batch.push(tasks))
+    }
+
+    /// Checks one request and makes it a task, planned if its way is known.
+    fn task(&self, request: &Request, peer: Arc<Peer>, now: Instant) -> Result<Task> {
+        let (len, local, remote) = (request.len, request.local, request.remote);
+        let bytes = usize::try_from(len).ok().filter(|l| local.checked_add(*l).is_some());
+        if bytes.is_none() || remote.checked_add(len).is_none() {
+            let text = format!("a range of {len} bytes wraps around the address space");
+            return Err(Error::new(ErrorKind::InvalidArgument, text));
+        }
+        let allowed =
+            TransportMask(request.options.transports.0 & self.config.transports.0);
+        let pin = (len > 0).then(|| self.own.regions.pin_local(local, len)).flatten();
+        if len > 0 && pin.is_none() {
+            let text = format!("{local:#x}+{len} is not inside one registered region");
+            return Err(Error::new(ErrorKind::NotRegistered, text));
+        }
+        let route = OnceLock::new();
+        if len > 0 && !peer.is_stale() {
+            match way(&peer, remote, len, allowed) {
+                Way::By(way) => {
+                    route.set(way).ok();
+                }
+                Way::Unknown => {}
+                Way::None => {
+                    let text = format!("no allowed transport reaches segment {}", peer.name);
+                    return Err(Error::new(ErrorKind::NoTransport, text));
+                }
+            }
+        }
+        let urgent = request.options.urgent || len <= self.config.urgent_below;
+        let timeout = request.options.timeout.unwrap_or_else(|| {
+            // large transfers get the time that a slow network needs
+            self.config.task_timeout.saturating_add(Duration::from_micros(len / BYTES_PER_US))
+        });
+        let spec = Spec {
+            op: request.op,
+            class: if urgent { Class::Urgent } else { Class::Bulk },
+            local,
+            remote,
+            len,
+            peer,
+            allowed,
+            route,
+            deadline: now.after(timeout),
+            pin: Mutex::new(pin),
+        };
+        Ok(Task { spec, progress: Progress::new(len) })
+    }
+
+    /// Gets freshly appended tasks going.
+    pub(super) fn launch(&self, tasks: &[TaskRef]) {
+        let mut ready = Vec::with_capacity(tasks.len());
+        let mut unknown: Vec<(Arc<Peer>, Vec<TaskRef>)> = Vec::new();
+        for task in tasks {
+            let spec = &task.task().spec;
+            if spec.len == 0 {
+                task.piece_over(0); // nothing to land: it has completed
+            } else if spec.route.get().is_some() {
+                ready.push(task.clone());
+            } else {
+                match unknown.iter_mut().find(|(peer, _)| Arc::ptr_eq(peer, &spec.peer)) {
+                    Some((_, tasks)) => tasks.push(task.clone()),
+                    None => unknown.push((Arc::clone(&spec.peer), vec![task.clone()])),
+                }
+            }
+        }
+        if let Some(first) = tasks.first() {
+            self.clock.wants(Instant(
+                first.batch.deadline.load(std::sync::atomic::Ordering::Acquire),
+            ));
+        }
+        enqueue(&self.lanes, &ready);
+        for (peer, tasks) in unknown {
+            self.errands.look(peer, tasks);
+        }
+        if tasks.first().is_some_and(|t| t.batch.has_event()) {
+            // whoever waits on the eventfd does not poll
+            self.lanes.hand_over(Family::Net);
+            self.lanes.hand_over(Family::Copy);
+        }
+    }
+
+    /// A poll of a task that is not over helps it along (D6).
+    pub(super) fn poll(&self, batch: &Batch, index: usize) -> Result<TaskStatus> {
+        let task = batch.task(index).ok_or_else(|| {
+            let text = format!("batch {:x} has {} tasks, not {index}", batch.id.0, batch.count());
+            Error::new(ErrorKind::InvalidArgument, text)
+        })?;
+        if !task.progress.state().is_final()
+            && let Some(route) = task.spec.route.get()
+            && self.lanes.help(Family::of(route.kind)).is_none()
+        {
+            // others do the work: let them have the core
+            std::thread::yield_now();
+        }
+        let state = task.progress.state();
+        Ok(TaskStatus { state, bytes: task.progress.landed() })
+    }
+
+    /// Waits for the end of every task, helping while there is something to do.
+    pub(super) fn wait(&self, batch: &Batch, timeout: Duration) -> Result<TaskStatus> {
+        let begin = Instant::now();
+        let mut idle_since = begin;
+        let (mut net, mut copy) = (false, false);
+        for task in (0..batch.count()).filter_map(|i| batch.task(i)) {
+            match task.spec.route.get().map(|r| Family::of(r.kind)) {
+                Some(Family::Net) => net = true,
+                Some(Family::Copy) => copy = true,
+                None => {}
+            }
+        }
+        let mut families = [(net, Family::Net), (copy, Family::Copy)].into_iter().filter(|f| f.0);
+        // a batch over both families has the threads drive it; helping is for the common case
+        let family = families.next().filter(|_| !(net && copy)).map(|f| f.1);
+        while !batch.ended() {
+            let now = Instant::now();
+            if now.since(begin) >= timeout {
+                let text = format!("batch {:x} is not over after {timeout:?}", batch.id.0);
+                return Err(Error::new(ErrorKind::TimedOut, text));
+            }
+            if family.is_some_and(|f| self.lanes.help(f) == Some(true)) {
+                idle_since = now;
+            } else if family.is_none() || now.since(idle_since) > HELP_IDLE {
+                self.lanes.hand_over(Family::Net);
+                self.lanes.hand_over(Family::Copy);
+                batch.park(timeout.saturating_sub(now.since(begin)));
+            }
+        }
+        Ok(batch.status())
+    }
+}
+
+/// Bytes that a submit copies on its caller's time: about 10 us.
+const INLINE_BYTES: u64 = 64 << 10;
+/// Tasks that a submit helps along on its caller's time.
+const MAX_INLINE: usize = 256;
+/// One second more of deadline per 10 MB.
+const BYTES_PER_US: u64 = 10;
+/// A waiter without anything to do sleeps after so long; a wake-up costs half of it.
+const HELP_IDLE: Duration = Duration::from_micros(50);

@@ -1,0 +1,4 @@
+//! Decisions, pure: no IO, no clock, no threads, no locks. Told figures, they answer with figures.
+
+pub mod piece;
+pub mod plan;

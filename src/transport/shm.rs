@@ -1,0 +1,93 @@
+//! Copies to and from memory of a peer on this host that the peer's engine allocated: its memfd is mapped
+//! here. A region without one is refused; that memory takes `cma`.
+
+#![allow(unsafe_code, reason = "copies registered memory, which is never a Rust reference")]
+
+use super::local::{COPY_CAPABILITIES, CopyFailure, CopyRails, copy_mapped};
+use super::{RailTarget, Transport};
+use crate::memory::Copier;
+use crate::memory::link::HostLink;
+use crate::slice::{
+    Capabilities, DownCause, SliceFault, SliceOp, TransportEvent, TransportKind,
+};
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+/// The transport `shm`.
+#[derive(Debug, Default)]
+pub struct ShmTransport {
+    rails: CopyRails<HostRail>,
+}
+
+impl ShmTransport {
+    /// A transport without rails.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl Transport for ShmTransport {
+    fn kind(&self) -> TransportKind {
+        TransportKind::Shm
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        COPY_CAPABILITIES
+    }
+
+    fn connect(&mut self, rail: u32, to: &RailTarget) {
+        self.rails.connect(rail, HostRail::new(to));
+    }
+
+    fn post(&mut self, rail: u32, ops: &[SliceOp]) -> usize {
+        self.rails.post(rail, ops, copy)
+    }
+
+    fn poll(&mut self, events: &mut Vec<TransportEvent>) -> bool {
+        self.rails.poll(events)
+    }
+
+    fn abort(&mut self, rail: u32) {
+        self.rails.abort(rail);
+    }
+
+    fn wait_fd(&self) -> Option<RawFd> {
+        None
+    }
+}
+
+/// A rail to a peer on this host; `shm` and `cma` alike.
+#[derive(Debug)]
+pub(super) struct HostRail {
+    pub(super) link: Arc<HostLink>,
+    pub(super) copier: Copier,
+}
+
+impl HostRail {
+    /// `None` when the target is not such a peer, or gives no room to one more copier.
+    pub(super) fn new(to: &RailTarget) -> Option<Self> {
+        let RailTarget::Host(link) = to else { return None };
+        Some(Self { link: Arc::clone(link), copier: link.copier()? })
+    }
+}
+
+fn copy(rail: &mut HostRail, op: &SliceOp) -> Result<(), CopyFailure> {
+    if !rail.link.is_alive() {
+        // the mapping is still there: a write would be told as landed, and nobody would ever see it
+        return Err(CopyFailure::Rail(DownCause::Reset));
+    }
+    let refused = CopyFailure::Slice(SliceFault::Refused);
+    let entered = rail.copier.enter(op.slot, op.key, op.remote, op.len, op.op);
+    let (Some(held), Some(shm)) = (entered, op.shm) else { return Err(refused) };
+    let mapping = rail.link.mapping(shm, &held).map_err(|e| {
+        log::warn!("cannot map memory of process {}: {e}", rail.link.pid());
+        CopyFailure::Rail(DownCause::Unreachable)
+    })?;
+    let theirs = mapping.local_addr(op.remote, op.len).ok_or(refused)?;
+    // SAFETY: the task pins its local range; the other one lies in the mapping, which lives until the end
+    // of this call, was made of a file that cannot shrink, and is writable if `op` writes, for `held`
+    // says that the region is. Registered memory is never a Rust reference.
+    unsafe { copy_mapped(op, theirs) };
+    drop(held);
+    Ok(())
+}

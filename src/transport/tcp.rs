@@ -1,0 +1,626 @@
+//! TCP: our own protocol between our peers, upstream's v1 and v2 towards upstream nodes, both as client
+//! and as server, on one data port.
+//!
+//! One [`TcpTransport`] belongs to one lane. This file owns the connections and turns their crank;
+//! `client` speaks our protocol as initiator, `server` serves both, `upstream` is the initiator towards
+//! an upstream node, `io` moves bytes, `frame` knows the formats, `fence` keeps late writers out (I3).
+
+mod client;
+mod fence;
+pub mod frame;
+mod io;
+mod server;
+mod upstream;
+
+use crate::id::Incarnation;
+use crate::memory::{Pin, Regions};
+use crate::slice::{
+    Capabilities, DownCause, SliceFault, SliceOp, TransportEvent, TransportKind,
+};
+use crate::sys::evloop::{Epoll, Event, EventFd, Interest};
+use crate::sys::net;
+use crate::transport::{RailTarget, Transport};
+use crossbeam_queue::ArrayQueue;
+use fence::{Fences, Gate};
+use io::{Moved, Stream};
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// A rail to one of our own peers.
+#[derive(Debug, Clone)]
+pub struct TcpTarget {
+    /// Local address to leave from; `None` lets the kernel choose.
+    pub local: Option<IpAddr>,
+    /// The peer's data port.
+    pub remote: SocketAddr,
+    /// Which life of the peer is meant.
+    pub peer: Incarnation,
+    /// Names the rail among all of this engine's rails to that peer.
+    pub slot: u32,
+}
+
+/// A rail to an upstream node.
+#[derive(Debug, Clone)]
+pub struct UpstreamTarget {
+    /// The node's data port.
+    pub remote: SocketAddr,
+    /// Its data protocol has no answers to WRITE (version 1).
+    pub v1: bool,
+    /// Most connections to open.
+    pub conns: usize,
+}
+
+/// What the TCP transports of one engine share.
+#[derive(Debug)]
+pub struct TcpShared {
+    regions: Arc<Regions>,
+    fences: Fences,
+    epoch: AtomicU64,
+    lanes: Vec<Inbox>,
+    next_lane: AtomicUsize,
+    send_buffer: usize,
+}
+
+/// Accepted connections on their way to the lane that will serve them.
+#[derive(Debug)]
+struct Inbox {
+    queue: ArrayQueue<OwnedFd>,
+    wake: EventFd,
+}
+
+impl TcpShared {
+    /// State for `lanes` transports that serve `regions`; `send_buffer` bounds what the kernel holds per
+    /// connection, in bytes (0 = the kernel's default).
+    ///
+    /// # Errors
+    /// When the kernel gives no eventfd.
+    pub fn new(
+        regions: Arc<Regions>,
+        lanes: usize,
+        send_buffer: usize,
+    ) -> std::io::Result<Arc<Self>> {
+        let inbox = || {
+            let wake = EventFd::new()?;
+            Ok(Inbox { queue: ArrayQueue::new(MAX_HANDOVER), wake })
+        };
+        Ok(Arc::new(Self {
+            regions,
+            fences: Fences::default(),
+            epoch: AtomicU64::new(1),
+            lanes: (0..lanes.max(1)).map(|_| inbox()).collect::<std::io::Result<_>>()?,
+            next_lane: AtomicUsize::new(0),
+            send_buffer,
+        }))
+    }
+}
+
+/// What follows when the payload at hand is complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum After {
+    /// Server: acknowledge the write of this id.
+    Ack(u64),
+    /// Server: say that the write of this id was refused.
+    Refuse(u64),
+    /// Client: the read of this id has landed.
+    Landed(u64),
+    /// Server, upstream's language: answer with this status, if the request was v2.
+    UpstreamStatus { v2: bool, code: u32 },
+    /// Client, upstream's language: the first request in line is done.
+    UpstreamLanded,
+}
+
+/// Where a connection is in its input.
+#[derive(Debug)]
+enum Rx {
+    Head,
+    Body { dst: usize, left: usize, after: After, pin: Option<Pin> },
+    Skip { left: usize, after: After },
+    /// Nothing more is taken from this peer; the queue is flushed, then the connection closed.
+    Ended,
+}
+
+/// How far a connection that we opened has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Connecting,
+    Greeting,
+    Open,
+}
+
+#[derive(Debug)]
+enum Role {
+    /// Accepted; its first bytes will tell its language.
+    Incoming,
+    Server { from: Incarnation, slot: u32, gate: Arc<Gate> },
+    UpstreamServer,
+    Client { rail: u32, lane: usize, stage: Stage },
+    Upstream { rail: u32, stage: Stage, key: u64, line: VecDeque<upstream::InLine> },
+}
+
+#[derive(Debug)]
+struct Conn {
+    stream: Stream,
+    role: Role,
+    rx: Rx,
+    /// Already in the ready list.
+    ready: bool,
+}
+
+/// Why a connection is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Close {
+    /// The peer ended it, or it was flushed and is not needed any more.
+    End,
+    Failed(DownCause),
+    /// The local memory of the piece with this id is not mapped any more.
+    LocalMemory(u64),
+}
+
+impl From<std::io::Error> for Close {
+    fn from(_: std::io::Error) -> Self {
+        Self::Failed(DownCause::Reset)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    generation: u32,
+    conn: Option<Box<Conn>>,
+}
+
+#[derive(Debug)]
+enum Rail {
+    Tent(client::ClientRail),
+    Upstream(upstream::UpstreamRail),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct TcpTransport {
+    shared: Arc<TcpShared>,
+    lane: usize,
+    listener: Option<TcpListener>,
+    epoll: Epoll,
+    slots: Vec<Slot>,
+    free: Vec<usize>,
+    rails: Vec<Option<Rail>>,
+    ready: VecDeque<u64>,
+    events: Vec<TransportEvent>,
+    /// Accepted connections that have not said a word yet, oldest first (bounded: port scanners).
+    silent: VecDeque<u64>,
+}
+
+impl TcpTransport {
+    /// The transport of lane `lane`; the lane with the listener accepts for all.
+    ///
+    /// # Errors
+    /// When the kernel gives no epoll.
+    pub fn new(
+        shared: Arc<TcpShared>,
+        lane: usize,
+        listener: Option<TcpListener>,
+    ) -> std::io::Result<Self> {
+        let epoll = Epoll::new()?;
+        epoll.add(shared.lanes[lane].wake.fd(), INBOX, Interest::READ, false)?;
+        if let Some(listener) = &listener {
+            listener.set_nonblocking(true)?;
+            epoll.add(listener.as_raw_fd(), LISTENER, Interest::READ, false)?;
+        }
+        Ok(Self {
+            shared,
+            lane,
+            listener,
+            epoll,
+            slots: Vec::new(),
+            free: Vec::new(),
+            rails: Vec::new(),
+            ready: VecDeque::new(),
+            events: Vec::new(),
+            silent: VecDeque::new(),
+        })
+    }
+
+    fn add(&mut self, fd: OwnedFd, role: Role) -> std::io::Result<u64> {
+        net::tune(&fd, self.shared.send_buffer, 0);
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            self.slots.len() - 1
+        });
+        let slot = &mut self.slots[index];
+        slot.generation = slot.generation.wrapping_add(1);
+        let key = u64::from(slot.generation) << 32 | index as u64;
+        if let Err(e) = self.epoll.add(fd.as_raw_fd(), key, Interest::BOTH, true) {
+            self.free.push(index);
+            return Err(e);
+        }
+        let mut stream = Stream::new(fd);
+        // a connection under way says by an edge when it stands
+        stream.writable = !matches!(role, Role::Client { .. } | Role::Upstream { .. });
+        stream.readable = stream.writable;
+        slot.conn = Some(Box::new(Conn { stream, role, rx: Rx::Head, ready: false }));
+        self.make_ready(key);
+        Ok(key)
+    }
+
+    fn slot(&mut self, key: u64) -> Option<&mut Slot> {
+        let slot = self.slots.get_mut(usize::try_from(key & 0xffff_ffff).ok()?)?;
+        (u64::from(slot.generation) == key >> 32).then_some(slot)
+    }
+
+    fn conn(&mut self, key: u64) -> Option<&mut Conn> {
+        self.slot(key)?.conn.as_deref_mut()
+    }
+
+    fn make_ready(&mut self, key: u64) {
+        if let Some(conn) = self.conn(key).filter(|c| !c.ready) {
+            conn.ready = true;
+            self.ready.push_back(key);
+        }
+    }
+
+    /// Removes a connection; `reset` throws away what the kernel holds for the peer.
+    fn remove(&mut self, key: u64, reset: bool) -> Option<Box<Conn>> {
+        let conn = self.slot(key)?.conn.take()?;
+        self.forget(key, &conn, reset);
+        Some(conn)
+    }
+
+    /// The part of closing that a connection taken out of its slot needs too.
+    fn forget(&mut self, key: u64, conn: &Conn, reset: bool) {
+        self.epoll.delete(conn.stream.raw_fd()).ok();
+        if reset {
+            net::reset_on_close(conn.stream.fd());
+        }
+        if let Role::Server { from, slot, gate } = &conn.role {
+            self.shared.fences.leave(*from, *slot, gate);
+        }
+        if matches!(conn.role, Role::Incoming) {
+            self.silent.retain(|k| *k != key);
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "the low half is the index")]
+        self.free.push((key & 0xffff_ffff) as usize);
+    }
+
+    /// Waits for edges without blocking and marks their connections ready.
+    fn gather(&mut self) {
+        let mut events = [Event::EMPTY; MAX_EVENTS];
+        let count = self.epoll.wait(&mut events, Some(Duration::ZERO)).unwrap_or(0);
+        for event in &events[..count] {
+            match event.token() {
+                LISTENER => self.accept(),
+                INBOX => self.adopt(),
+                key => {
+                    let Some(conn) = self.conn(key) else { continue };
+                    conn.stream.readable |= event.readable() || event.failed();
+                    conn.stream.writable |= event.writable() || event.failed();
+                    conn.stream.ending |= event.read_closed() || event.failed();
+                    self.make_ready(key);
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        let Some(listener) = &self.listener else { return };
+        for _ in 0..MAX_ACCEPT {
+            match net::accept(listener) {
+                Ok(Some(fd)) => {
+                    let count = self.shared.lanes.len();
+                    let lane = self.shared.next_lane.fetch_add(1, Ordering::Relaxed) % count;
+                    let inbox = &self.shared.lanes[lane];
+                    // a full inbox drops the newcomer: it is closed and may come again
+                    if inbox.queue.push(fd).is_ok() {
+                        inbox.wake.signal();
+                    }
+                }
+                Ok(None) => return,
+                Err(e) => {
+                    log::warn!("data port cannot accept: {e}; raise the limit of open files");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn adopt(&mut self) {
+        self.shared.lanes[self.lane].wake.drain();
+        while let Some(fd) = self.shared.lanes[self.lane].queue.pop() {
+            if let Ok(key) = self.add(fd, Role::Incoming) {
+                self.silent.push_back(key);
+            }
+            if self.silent.len() > MAX_SILENT
+                && let Some(oldest) = self.silent.pop_front()
+            {
+                log::debug!("data port: closing the oldest of {MAX_SILENT} silent connections");
+                self.remove(oldest, true);
+            }
+        }
+    }
+
+    /// One turn of one connection; returns bytes moved.
+    fn turn(&mut self, key: u64) -> usize {
+        let Some(mut conn) = self.slot(key).and_then(|s| s.conn.take()) else { return 0 };
+        conn.ready = false;
+        let mut moved = 0;
+        let outcome = self.turn_taken(key, &mut conn, &mut moved);
+        match outcome {
+            Ok(more) => {
+                if let Some(slot) = self.slot(key) {
+                    slot.conn = Some(conn);
+                }
+                if more {
+                    self.make_ready(key);
+                }
+            }
+            Err(close) => {
+                self.forget(key, &conn, !matches!(conn.role, Role::UpstreamServer));
+                self.closed(key, *conn, close);
+            }
+        }
+        moved
+    }
+
+    /// Returns whether the connection wants another turn though no edge will come.
+    fn turn_taken(&mut self, key: u64, conn: &mut Conn, moved: &mut usize) -> Result<bool, Close> {
+        if let Role::Client { stage: Stage::Connecting, .. }
+        | Role::Upstream { stage: Stage::Connecting, .. } = conn.role
+        {
+            if !conn.stream.writable {
+                return Ok(false);
+            }
+            self.connected(key, conn)?;
+        }
+        let gate = match &conn.role {
+            Role::Server { gate, .. } => Some(Arc::clone(gate)),
+            _ => None,
+        };
+        if gate.as_ref().is_some_and(|g| !g.enter()) {
+            return Err(Close::Failed(DownCause::Aborted));
+        }
+        let read = self.read_turn(key, conn, moved);
+        if let Some(gate) = gate {
+            gate.leave();
+        }
+        let more_in = read?;
+        match conn.stream.flush(TURN_BYTES)? {
+            Moved::Bytes(n) => *moved += n,
+            Moved::Fault(id) => return Err(Close::LocalMemory(id)),
+            Moved::Later | Moved::End => {}
+        }
+        let drained = conn.stream.queued() == 0;
+        if drained && matches!(conn.rx, Rx::Ended) {
+            return Err(Close::End);
+        }
+        let room = conn.stream.queued() < MAX_QUEUED;
+        Ok((more_in && room) || (conn.stream.writable && !drained))
+    }
+
+    /// Takes input until the socket is empty or the turn is over.
+    fn read_turn(&mut self, key: u64, conn: &mut Conn, moved: &mut usize) -> Result<bool, Close> {
+        let begin = *moved;
+        while *moved - begin < TURN_BYTES {
+            if conn.stream.queued() >= MAX_QUEUED {
+                // back-pressure: a peer that asks and does not listen is not served further; when the
+                // queue has been flushed the connection gets another turn
+                return Ok(true);
+            }
+            let step = match &mut conn.rx {
+                Rx::Ended => return Ok(false),
+                Rx::Head => {
+                    if self.parse(key, conn)? {
+                        continue;
+                    }
+                    conn.stream.fill()?
+                }
+                Rx::Body { left, pin: Some(pin), .. } if pin.closing() => {
+                    let left = *left;
+                    self.refuse_rest(conn, left);
+                    continue;
+                }
+                Rx::Body { dst, left, .. } => {
+                    let step = conn.stream.fill_payload(*dst, *left)?;
+                    if let Moved::Bytes(n) = step {
+                        *dst += n;
+                        *left -= n;
+                    }
+                    step
+                }
+                Rx::Skip { left, .. } => {
+                    let step = conn.stream.discard(*left)?;
+                    if let Moved::Bytes(n) = step {
+                        *left -= n;
+                    }
+                    step
+                }
+            };
+            match step {
+                Moved::Bytes(n) => *moved += n,
+                Moved::Later => return Ok(false),
+                Moved::End => return Err(Close::End),
+                Moved::Fault(_) => self.input_fault(conn)?,
+            }
+            self.finish_payload(conn);
+        }
+        Ok(true)
+    }
+
+    /// The region is being unregistered: what is still to come is thrown away and refused (I6).
+    fn refuse_rest(&mut self, conn: &mut Conn, left: usize) {
+        if let Rx::Body { after, .. } = &conn.rx {
+            let after = match *after {
+                After::Ack(id) => After::Refuse(id),
+                After::UpstreamStatus { v2, .. } => After::UpstreamStatus { v2, code: 1 },
+                other => other,
+            };
+            conn.rx = Rx::Skip { left, after };
+        }
+        self.finish_payload(conn);
+    }
+
+    /// Memory on our side is gone: a served write is refused, an own read fails.
+    fn input_fault(&mut self, conn: &mut Conn) -> Result<(), Close> {
+        let Rx::Body { left, after, .. } = &conn.rx else {
+            return Err(Close::Failed(DownCause::Reset));
+        };
+        match *after {
+            After::Landed(id) => Err(Close::LocalMemory(id)),
+            After::UpstreamLanded => Err(Close::LocalMemory(0)),
+            _ => {
+                let left = *left;
+                self.refuse_rest(conn, left);
+                Ok(())
+            }
+        }
+    }
+
+    /// If the payload at hand is complete, does what follows.
+    fn finish_payload(&mut self, conn: &mut Conn) {
+        let (Rx::Body { left: 0, after, .. } | Rx::Skip { left: 0, after }) = &conn.rx else {
+            return;
+        };
+        let after = *after;
+        conn.rx = Rx::Head;
+        match after {
+            After::Ack(id) => Self::answer_write(conn, id, frame::Status::Ok),
+            After::Refuse(id) => Self::answer_write(conn, id, frame::Status::Refused),
+            After::Landed(id) => self.read_landed(conn, id),
+            After::UpstreamStatus { v2, code } => Self::upstream_answer(conn, v2, code),
+            After::UpstreamLanded => self.upstream_landed(conn),
+        }
+    }
+
+    /// Parses one head if it is complete; `false`: more bytes are needed.
+    fn parse(&mut self, key: u64, conn: &mut Conn) -> Result<bool, Close> {
+        match &conn.role {
+            Role::Incoming => self.parse_first(key, conn),
+            Role::Server { .. } => self.parse_request(conn),
+            Role::UpstreamServer => self.parse_upstream_request(conn),
+            Role::Client { .. } => self.parse_answer(conn),
+            Role::Upstream { .. } => self.parse_upstream_answer(conn),
+        }
+    }
+
+    /// A connection that we opened stands, or not.
+    fn connected(&mut self, key: u64, conn: &mut Conn) -> Result<(), Close> {
+        if let Some(e) = net::take_error(conn.stream.fd()) {
+            return Err(Close::Failed(down_cause(&e)));
+        }
+        conn.stream.readable = true;
+        match conn.role {
+            Role::Client { .. } => self.greet(conn),
+            Role::Upstream { .. } => self.upstream_connected(key, conn),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A connection is gone; what it carried is dealt with by its role.
+    fn closed(&mut self, key: u64, conn: Conn, close: Close) {
+        match conn.role {
+            Role::Client { rail, .. } => self.client_closed(rail, close),
+            Role::Upstream { rail, line, .. } => self.upstream_closed(rail, key, line, close),
+            Role::Incoming | Role::Server { .. } | Role::UpstreamServer => {}
+        }
+    }
+
+    fn rail(&mut self, rail: u32) -> Option<&mut Rail> {
+        self.rails.get_mut(rail as usize)?.as_mut()
+    }
+
+    fn done(&mut self, token: u64, fault: Option<SliceFault>) {
+        self.events.push(TransportEvent::Done { token, fault });
+    }
+}
+
+/// Maps a connect or socket error to what it means for the rail.
+fn down_cause(e: &std::io::Error) -> DownCause {
+    match e.raw_os_error() {
+        Some(libc::ECONNREFUSED) => DownCause::Refused,
+        Some(libc::ECONNRESET | libc::EPIPE) => DownCause::Reset,
+        _ => DownCause::Unreachable,
+    }
+}
+
+impl Transport for TcpTransport {
+    fn kind(&self) -> TransportKind {
+        TransportKind::Tcp
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { max_slice: u64::from(frame::MAX_PAYLOAD), synchronous: false }
+    }
+
+    fn connect(&mut self, rail: u32, to: &RailTarget) {
+        let index = rail as usize;
+        if self.rails.len() <= index {
+            self.rails.resize_with(index + 1, || None);
+        }
+        match to {
+            RailTarget::Tcp(target) => {
+                self.rails[index] = Some(Rail::Tent(client::ClientRail::new(target.clone())));
+                self.open_client(rail);
+            }
+            RailTarget::Upstream(target) => {
+                self.rails[index] =
+                    Some(Rail::Upstream(upstream::UpstreamRail::new(target.clone())));
+                self.open_upstream(rail);
+            }
+            _ => self
+                .events
+                .push(TransportEvent::RailDown { rail, cause: DownCause::Unreachable }),
+        }
+    }
+
+    fn post(&mut self, rail: u32, ops: &[SliceOp]) -> usize {
+        match self.rail(rail) {
+            Some(Rail::Tent(_)) => self.post_client(rail, ops),
+            Some(Rail::Upstream(_)) => self.post_upstream(rail, ops),
+            None => 0,
+        }
+    }
+
+    fn poll(&mut self, events: &mut Vec<TransportEvent>) -> bool {
+        self.gather();
+        let mut moved = 0;
+        for _ in 0..self.ready.len() {
+            let Some(key) = self.ready.pop_front() else { break };
+            moved += self.turn(key);
+        }
+        let any = moved > 0 || !self.events.is_empty();
+        events.append(&mut self.events);
+        any
+    }
+
+    fn abort(&mut self, rail: u32) {
+        match self.rail(rail) {
+            Some(Rail::Tent(_)) => self.abort_client(rail),
+            Some(Rail::Upstream(_)) => self.abort_upstream(rail),
+            None => {}
+        }
+    }
+
+    fn wait_fd(&self) -> Option<RawFd> {
+        Some(self.epoll.fd())
+    }
+}
+
+/// Token of the listener in the epoll set.
+const LISTENER: u64 = u64::MAX;
+/// Token of the inbox's eventfd.
+const INBOX: u64 = u64::MAX - 1;
+/// Events taken per wait.
+const MAX_EVENTS: usize = 64;
+/// Connections accepted per turn, so that a flood does not starve the data.
+const MAX_ACCEPT: usize = 64;
+/// Accepted connections that may wait for their lane.
+const MAX_HANDOVER: usize = 1024;
+/// Accepted connections that may stay without a word.
+const MAX_SILENT: usize = 1024;
+/// Answers that may wait for one peer before we stop to read from it.
+const MAX_QUEUED: usize = 4096;
+/// Bytes that one connection moves per turn and direction: about 100 us of copying.
+const TURN_BYTES: usize = 512 << 10;

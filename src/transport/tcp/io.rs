@@ -1,0 +1,279 @@
+//! One nonblocking stream: a queue of heads and payload ranges going out, a small buffer for heads
+//! coming in, payload straight between the socket and registered memory. Knows no protocol.
+#![allow(unsafe_code, reason = "the one place where socket calls meet registered memory")]
+
+use crate::memory::Pin;
+use crate::sys::net::{self, IoRange};
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+/// Bytes that `head` of a queued item may have.
+pub(super) const MAX_HEAD: usize = 64;
+
+/// Registered memory that goes out after a head. The owner keeps it pinned: a served READ by the pin
+/// here, a WRITE by its task.
+#[derive(Debug)]
+pub(super) struct Payload {
+    pub(super) addr: usize,
+    pub(super) len: usize,
+    /// Held, never read: it keeps the region registered until the last byte has left.
+    pub(super) _pin: Option<Pin>,
+}
+
+#[derive(Debug)]
+struct Item {
+    head: [u8; MAX_HEAD],
+    head_len: usize,
+    payload: Option<Payload>,
+    /// The caller's number, to tell which piece broke on memory that is not mapped.
+    id: u64,
+}
+
+impl Item {
+    fn len(&self) -> usize {
+        self.head_len + self.payload.as_ref().map_or(0, |p| p.len)
+    }
+}
+
+/// What came of an attempt to move bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Moved {
+    /// So many bytes.
+    Bytes(usize),
+    /// Nothing now; the socket will say when.
+    Later,
+    /// The peer has ended its half.
+    End,
+    /// The memory of item `id` (sending) or of the current payload (receiving, id 0) is not mapped.
+    Fault(u64),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Stream {
+    fd: OwnedFd,
+    queue: VecDeque<Item>,
+    /// Bytes of the first item that the kernel has taken.
+    sent: usize,
+    buffer: Box<[u8]>,
+    start: usize,
+    end: usize,
+    /// The socket may have bytes for us (edge triggered: stays set until it says `WouldBlock`).
+    pub(super) readable: bool,
+    /// The socket may take bytes.
+    pub(super) writable: bool,
+    /// The peer has closed: the end is behind the last byte, and no further edge will tell of it.
+    pub(super) ending: bool,
+}
+
+impl Stream {
+    pub(super) fn new(fd: OwnedFd) -> Self {
+        Self {
+            fd,
+            queue: VecDeque::new(),
+            sent: 0,
+            buffer: vec![0; BUFFER].into_boxed_slice(),
+            start: 0,
+            end: 0,
+            readable: true,
+            writable: true,
+            ending: false,
+        }
+    }
+
+    pub(super) fn raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+
+    pub(super) fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+
+    /// Queues a head and, behind it, a payload.
+    pub(super) fn queue(&mut self, head: &[u8], payload: Option<Payload>, id: u64) {
+        let mut bytes = [0; MAX_HEAD];
+        bytes[..head.len()].copy_from_slice(head);
+        self.queue.push_back(Item { head: bytes, head_len: head.len(), payload, id });
+    }
+
+    /// Items that wait, for back-pressure.
+    pub(super) fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Sends what the kernel takes, up to about `budget` bytes.
+    pub(super) fn flush(&mut self, budget: usize) -> io::Result<Moved> {
+        let mut total = 0;
+        while self.writable && !self.queue.is_empty() && total < budget {
+            let mut ranges = [IoRange::new(0, 0); MAX_RANGES];
+            let (count, want) = self.gather(&mut ranges, budget - total);
+            // SAFETY: heads live in `queue`; payloads are registered memory pinned by their owner.
+            let sent = match unsafe { net::send(self.fd.as_raw_fd(), &ranges[..count]) } {
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.writable = false;
+                    break;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) if e.raw_os_error() == Some(libc::EFAULT) => {
+                    return Ok(Moved::Fault(self.queue[0].id));
+                }
+                Err(e) => return Err(e),
+            };
+            // a short count means that the kernel's buffer is full; the edge will come
+            self.writable = sent == want;
+            total += sent;
+            self.advance(sent);
+        }
+        Ok(if total > 0 { Moved::Bytes(total) } else { Moved::Later })
+    }
+
+    /// Fills `ranges` with the front of the queue; returns how many and their bytes.
+    fn gather(&self, ranges: &mut [IoRange; MAX_RANGES], budget: usize) -> (usize, usize) {
+        let (mut count, mut bytes, mut skip) = (0, 0, self.sent);
+        for item in &self.queue {
+            if count + 2 > MAX_RANGES || bytes >= budget {
+                break;
+            }
+            if skip < item.head_len {
+                ranges[count] =
+                    IoRange::new(item.head[skip..].as_ptr().addr(), item.head_len - skip);
+                bytes += item.head_len - skip;
+                count += 1;
+                skip = item.head_len;
+            }
+            if let Some(p) = item.payload.as_ref().filter(|p| p.len > skip - item.head_len) {
+                let done = skip - item.head_len;
+                let len = (p.len - done).min((budget - bytes.min(budget)).max(MIN_SEND));
+                ranges[count] = IoRange::new(p.addr + done, len);
+                bytes += len;
+                count += 1;
+                if len < p.len - done {
+                    break;
+                }
+            }
+            skip = 0;
+        }
+        (count, bytes)
+    }
+
+    fn advance(&mut self, mut sent: usize) {
+        sent += self.sent;
+        while let Some(first) = self.queue.front() {
+            if sent < first.len() {
+                break;
+            }
+            sent -= first.len();
+            self.queue.pop_front();
+        }
+        self.sent = sent;
+    }
+
+    /// Bytes received and not yet consumed.
+    pub(super) fn buffered(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
+    /// Takes `N` bytes if they are there.
+    pub(super) fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let bytes = self.buffered().get(..N)?.try_into().ok()?;
+        self.consume(N);
+        Some(bytes)
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.start += n;
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+    }
+
+    /// Receives into the buffer.
+    pub(super) fn fill(&mut self) -> io::Result<Moved> {
+        if self.start > 0 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        let free = &mut self.buffer[self.end..];
+        let mut ranges = [IoRange::new(free.as_mut_ptr().addr(), free.len())];
+        let moved = self.receive(&mut ranges)?;
+        if let Moved::Bytes(n) = moved {
+            self.end += n;
+        }
+        Ok(moved)
+    }
+
+    /// Moves up to `left` payload bytes to `dst`: what is buffered first, then from the socket, together
+    /// with whatever follows the payload, so that small messages cost no call of their own.
+    pub(super) fn fill_payload(&mut self, dst: usize, left: usize) -> io::Result<Moved> {
+        let ready = self.buffered().len().min(left);
+        if ready > 0 {
+            let source = self.buffered().as_ptr();
+            // SAFETY: `source` has `ready` bytes; `dst` is registered memory that the caller pinned, of
+            // at least `left` bytes, which the contract of registration keeps mapped. It cannot overlap
+            // our buffer, unless the application registered memory that it does not own.
+            unsafe { std::ptr::copy(source, dst as *mut u8, ready) };
+            self.consume(ready);
+            return Ok(Moved::Bytes(ready));
+        }
+        let tail = &mut self.buffer[..TAIL];
+        let mut ranges =
+            [IoRange::new(dst, left), IoRange::new(tail.as_mut_ptr().addr(), tail.len())];
+        match self.receive(&mut ranges)? {
+            Moved::Bytes(n) => {
+                (self.start, self.end) = (0, n.saturating_sub(left));
+                Ok(Moved::Bytes(n.min(left)))
+            }
+            other => Ok(other),
+        }
+    }
+
+    /// Throws away up to `left` payload bytes.
+    pub(super) fn discard(&mut self, left: usize) -> io::Result<Moved> {
+        if self.buffered().is_empty() {
+            match self.fill()? {
+                Moved::Bytes(_) => {}
+                other => return Ok(other),
+            }
+        }
+        let n = self.buffered().len().min(left);
+        self.consume(n);
+        Ok(Moved::Bytes(n))
+    }
+
+    fn receive(&mut self, ranges: &mut [IoRange]) -> io::Result<Moved> {
+        if !self.readable {
+            return Ok(Moved::Later);
+        }
+        let want: usize = ranges.iter().map(IoRange::len).sum();
+        loop {
+            // SAFETY: the ranges are our buffer and pinned, registered memory (see the callers).
+            match unsafe { net::receive(self.fd.as_raw_fd(), ranges) } {
+                Ok(0) => return Ok(Moved::End),
+                Ok(n) => {
+                    // a short count means that the socket is empty; the edge will come
+                    self.readable = n == want || self.ending;
+                    return Ok(Moved::Bytes(n));
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.readable = false;
+                    return Ok(Moved::Later);
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.raw_os_error() == Some(libc::EFAULT) => return Ok(Moved::Fault(0)),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}
+
+/// Receive buffer: room for hundreds of heads, or for a batch of small payloads.
+const BUFFER: usize = 64 << 10;
+/// How much of the buffer is offered behind a payload: enough for the next heads; what it catches of the
+/// next payload has to be copied once more.
+const TAIL: usize = 4 << 10;
+/// Ranges in one send.
+const MAX_RANGES: usize = 128;
+/// A payload is not cut smaller than this to fit a budget.
+const MIN_SEND: usize = 64 << 10;
