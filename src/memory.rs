@@ -25,7 +25,7 @@ mod region;
 #[cfg(not(loom))]
 mod tests;
 
-pub use guard::{CopyGuard, Copier};
+pub use guard::{Copier, CopyGuard};
 pub use region::Pin;
 
 use guard::GuardTable;

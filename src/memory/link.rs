@@ -88,13 +88,14 @@ impl HostLink {
             return Err(AttachError::Gone(pid));
         }
         let table = facts.guard.ok_or(AttachError::NoGuard)?;
-        let view = GuardView::open(pid, table.fd, facts.incarnation).map_err(|e| match e.kind() {
-            io::ErrorKind::PermissionDenied => {
-                AttachError::NotPermitted { pid, hint: host::ptrace_scope() }
-            }
-            io::ErrorKind::NotFound | io::ErrorKind::InvalidData => AttachError::WrongPeer(pid),
-            _ => os(e),
-        })?;
+        let view =
+            GuardView::open(pid, table.fd, facts.incarnation).map_err(|e| match e.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    AttachError::NotPermitted { pid, hint: host::ptrace_scope() }
+                }
+                io::ErrorKind::NotFound | io::ErrorKind::InvalidData => AttachError::WrongPeer(pid),
+                _ => os(e),
+            })?;
         let probe = usize::try_from(table.probe).unwrap_or(0);
         let word = mem::peek_process(pid, probe, size_of::<u64>());
         let cma = word.as_ref().is_ok_and(|word| *word == guard::low(facts.incarnation));

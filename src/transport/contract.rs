@@ -3,6 +3,7 @@
 //! The peer whose memory is moved is an engine of this process, so that its memory can be looked at. A
 //! transport enters the list by a [`Harness`] and one line `contract_tests!(name, MyHarness::new);`.
 
+#![cfg(not(loom))]
 #![allow(unsafe_code, reason = "looks at memory that transports write behind the compiler's back")]
 
 use super::cma::CmaTransport;
@@ -373,7 +374,8 @@ pub(super) fn abort_completes_all_and_the_rail_can_come_back<H: Harness>(
     for op in [Op::Write, Op::Read] {
         bench.ours.fill(3);
         bench.theirs.fill(4);
-        let slices: Vec<_> = (0..16).map(|i| bench.slice(op, i * 65_536, i * 65_536, 65_536)).collect();
+        let slices: Vec<_> =
+            (0..16).map(|i| bench.slice(op, i * 65_536, i * 65_536, 65_536)).collect();
         let mut posted = 0;
         loop {
             let taken = bench.harness.transport().post(0, &slices[posted..]);

@@ -4,9 +4,7 @@
 
 use super::{RailTarget, Transport};
 use crate::memory::Regions;
-use crate::slice::{
-    Capabilities, DownCause, SliceFault, SliceOp, TransportEvent, TransportKind,
-};
+use crate::slice::{Capabilities, DownCause, SliceFault, SliceOp, TransportEvent, TransportKind};
 use crate::sys::mem;
 use std::os::fd::RawFd;
 use std::sync::Arc;

@@ -7,9 +7,7 @@ use super::local::{COPY_CAPABILITIES, CopyFailure, CopyRails, copy_mapped};
 use super::{RailTarget, Transport};
 use crate::memory::Copier;
 use crate::memory::link::HostLink;
-use crate::slice::{
-    Capabilities, DownCause, SliceFault, SliceOp, TransportEvent, TransportKind,
-};
+use crate::slice::{Capabilities, DownCause, SliceFault, SliceOp, TransportEvent, TransportKind};
 use std::os::fd::RawFd;
 use std::sync::Arc;
 

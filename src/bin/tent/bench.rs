@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use clap::ValueEnum;
 use serde_json::json;
 
 use super::capi::{Library, Op};
@@ -116,7 +117,10 @@ impl<'a> Bench<'a> {
         match (points, wrong) {
             (0, _) => Err(Fail::usage("no point fits the buffer", "a larger --total_buffer_size")),
             (_, 0) => Ok(()),
-            _ => Err(Fail::transfer(format!("{wrong} bytes are wrong"), "do not use this library")),
+            _ => {
+                let cure = "do not use this library; --transport tcp narrows it down";
+                Err(Fail::transfer(format!("{wrong} bytes are wrong"), cure))
+            }
         }
     }
 
@@ -267,16 +271,15 @@ impl<'a> Bench<'a> {
     fn describe(&self) -> String {
         let a = self.args;
         format!(
-            "{:?}, transport {}, memory {:?}, buffers {}, wait {:?}, target {}, CPU of {}",
-            a.op_type,
+            "{}, transport {}, memory {}, buffers {}, wait {}, target {}, CPU of {}",
+            flag(&a.op_type),
             a.end.transport.transport,
-            a.end.transport.memory(),
+            flag(&a.end.transport.memory()),
             units::size(self.usable()),
-            a.wait,
+            flag(&a.wait),
             self.target(),
             if self.peer.is_some() { "both ends" } else { "this end" },
         )
-        .to_lowercase()
     }
 
     fn target(&self) -> String {
@@ -285,6 +288,11 @@ impl<'a> Bench<'a> {
             None => self.args.target_seg_name.clone(),
         }
     }
+}
+
+/// A choice as the user wrote it.
+fn flag(choice: &impl ValueEnum) -> String {
+    choice.to_possible_value().map_or_else(String::new, |v| v.get_name().to_string())
 }
 
 fn ranges(touched: &[Touched], op: Op) -> Vec<Range> {

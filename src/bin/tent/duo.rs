@@ -109,10 +109,12 @@ impl Plain {
         Ok(Self { a, b, b_address })
     }
 
-    pub(crate) fn connect(&mut self) -> Result<()> {
-        let port = self.b.ask(&Command::RawListen)?;
-        self.a.ask::<()>(&Command::RawConnect { port })?;
-        self.b.ask::<()>(&Command::RawAccept)
+    /// One more connection, with the system's congestion control or another; they are numbered from 0.
+    pub(crate) fn connect(&mut self, congestion: Option<&str>) -> Result<()> {
+        let congestion = congestion.map(str::to_string);
+        let port = self.a.ask(&Command::RawListen { congestion })?;
+        self.b.ask::<()>(&Command::RawConnect { port })?;
+        self.a.ask::<()>(&Command::RawAccept)
     }
 
     /// process_vm_readv or writev.
@@ -126,12 +128,12 @@ impl Plain {
         self.a.ask(&Command::RawMemcpy { plan: plan.clone() })
     }
 
-    /// `count` blocks through the connection, one end in `send`, the other in `recv`.
-    pub(crate) fn stream(&mut self, block: u64, count: u64, cycle: u64) -> Result<Stream> {
+    /// `count` blocks through a connection, one end in `send`, the other in `recv`.
+    pub(crate) fn stream(&mut self, on: usize, block: u64, count: u64) -> Result<Stream> {
+        let order = |way| Command::RawStream { on, way, block, count, cycle: CYCLE };
         let before = self.vitals()?;
-        self.b.send(&Command::RawStream { way: Way::In, block, count, cycle })?;
-        let out: Streamed =
-            self.a.ask(&Command::RawStream { way: Way::Out, block, count, cycle })?;
+        self.b.send(&order(Way::In))?;
+        let out: Streamed = self.a.ask(&order(Way::Out))?;
         let come: Streamed = self.b.answer()?;
         let cpu_s_per_gb = per_gb(before, self.vitals()?, come.bytes);
         // The receiver's clock starts before anything was sent; the sender's stops before it arrived.
@@ -179,6 +181,8 @@ fn describe(rails: &[Rail], wanted: &str) -> String {
     text
 }
 
+/// Batches used in turn, as in the peers' tables.
+pub(crate) const CYCLE: u64 = 64;
 const SEED: u64 = 0x11;
 const CHECK_S: f64 = 0.05;
 

@@ -133,6 +133,15 @@ pub(crate) fn socket_io(
     }
 }
 
+/// Chooses the congestion control of a socket and of what it will accept.
+pub(crate) fn set_congestion(fd: &impl AsRawFd, name: &str) -> Result<()> {
+    let len = libc::socklen_t::try_from(name.len()).map_err(Error::other)?;
+    let (level, option) = (libc::IPPROTO_TCP, libc::TCP_CONGESTION);
+    // SAFETY: the name is valid for `len` bytes through the call.
+    let rc = unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, name.as_ptr().cast(), len) };
+    if rc == 0 { Ok(()) } else { Err(Error::last_os_error()) }
+}
+
 fn count(n: isize) -> Result<usize> {
     match usize::try_from(n) {
         Ok(0) => Err(Error::other("nothing was copied")),

@@ -166,16 +166,19 @@ pub(crate) enum Command {
     RawMemcpy {
         plan: Plan,
     },
-    /// Listen on loopback: the port
-    RawListen,
+    /// Listen on loopback, with that congestion control or the system's: the port
+    RawListen {
+        congestion: Option<String>,
+    },
     /// Connect to that port
     RawConnect {
         port: u16,
     },
     /// Accept that connection
     RawAccept,
-    /// A blocking send or recv loop of so many blocks: `Streamed`
+    /// A blocking send or recv loop of so many blocks over one of the connections: `Streamed`
     RawStream {
+        on: usize,
         way: Way,
         block: u64,
         count: u64,

@@ -20,7 +20,7 @@ pub(crate) struct Raw {
     memory: Option<Buffer>,
     shared: Option<Buffer>,
     listener: Option<TcpListener>,
-    stream: Option<TcpStream>,
+    streams: Vec<TcpStream>,
 }
 
 impl Raw {
@@ -31,11 +31,12 @@ impl Raw {
                 json(self.copy(way, pid, address, &plan)?)
             }
             Command::RawMemcpy { plan } => json(self.memcpy(&plan)?),
-            Command::RawListen => json(self.listen()?),
+            Command::RawListen { congestion } => json(self.listen(congestion.as_deref())?),
             Command::RawConnect { port } => json(self.connect(port)?),
             Command::RawAccept => json(self.accept()?),
-            Command::RawStream { way, block, count, cycle } => {
-                json(self.stream(way, block, count, cycle)?)
+            Command::RawStream { on, way, block, count, cycle } => {
+                let stream = self.streams.get(on).ok_or_else(|| missing("a connection"))?;
+                json(self.stream(stream, way, block, count, cycle)?)
             }
             Command::RawPing { plan } => json(self.ping(&plan)?),
             Command::RawPong { block, cycle } => json(self.pong(block, cycle)?),
@@ -79,8 +80,12 @@ impl Raw {
         })
     }
 
-    fn listen(&mut self) -> Result<u16> {
+    /// What it accepts has the listener's congestion control from the first byte on.
+    fn listen(&mut self, congestion: Option<&str>) -> Result<u16> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(socket_fail)?;
+        if let Some(name) = congestion {
+            os::set_congestion(&listener, name).map_err(socket_fail)?;
+        }
         let port = listener.local_addr().map_err(socket_fail)?.port();
         self.listener = Some(listener);
         Ok(port)
@@ -101,13 +106,20 @@ impl Raw {
         stream.set_nodelay(true).map_err(socket_fail)?;
         stream.set_read_timeout(Some(SOCKET_TIMEOUT)).map_err(socket_fail)?;
         stream.set_write_timeout(Some(SOCKET_TIMEOUT)).map_err(socket_fail)?;
-        self.stream = Some(stream);
+        self.streams.push(stream);
         Ok(())
     }
 
     /// `count` blocks in one direction: whole blocks offered to `send`, whatever is there taken by `recv`.
-    fn stream(&self, way: Way, block: u64, count: u64, cycle: u64) -> Result<Streamed> {
-        let (memory, stream) = (self.memory()?, self.connection()?);
+    fn stream(
+        &self,
+        stream: &TcpStream,
+        way: Way,
+        block: u64,
+        count: u64,
+        cycle: u64,
+    ) -> Result<Streamed> {
+        let memory = self.memory()?;
         let layout = self.layout(block, cycle)?;
         let start_s = os::host_s();
         for step in 0..count {
@@ -171,7 +183,7 @@ impl Raw {
     }
 
     fn connection(&self) -> Result<&TcpStream> {
-        self.stream.as_ref().ok_or_else(|| missing("a connection"))
+        self.streams.first().ok_or_else(|| missing("a connection"))
     }
 }
 

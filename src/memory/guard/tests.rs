@@ -24,21 +24,20 @@ fn a_copier_enters_only_what_is_open_permitted_and_inside() {
     let read_write = table.publish(7, 1000, 100, Permission::ReadWrite).unwrap();
     let read_only = table.publish(8, 5000, 100, Permission::Read).unwrap();
     let mut copier = view.copier().unwrap();
-    let mut enters =
-        |slot, key, addr, len, op| copier.enter(slot, key, addr, len, op).is_some();
+    let mut enters = |slot, key, addr, len, op| copier.enter(slot, key, addr, len, op).is_some();
 
     assert!(enters(read_write, 7, 1000, 100, Op::Write));
     assert!(enters(read_write, 7, 1099, 1, Op::Read));
     assert!(enters(read_only, 8, 5000, 100, Op::Read));
     let refused = [
-        (read_write, 8, 1000, 100, Op::Read),          // another's key
-        (read_write, 0, 1000, 100, Op::Read),          // the key of a closed slot
-        (read_write, 7, 999, 10, Op::Read),            // begins before
-        (read_write, 7, 1000, 101, Op::Read),          // ends after
-        (read_write, 7, 1050, u64::MAX, Op::Read),     // wraps around
-        (read_only, 8, 5000, 100, Op::Write),          // not permitted
-        (u32::MAX, 7, 1000, 1, Op::Read),              // no such slot
-        (read_only + 1, 0, 0, 0, Op::Read),            // never published
+        (read_write, 8, 1000, 100, Op::Read),      // another's key
+        (read_write, 0, 1000, 100, Op::Read),      // the key of a closed slot
+        (read_write, 7, 999, 10, Op::Read),        // begins before
+        (read_write, 7, 1000, 101, Op::Read),      // ends after
+        (read_write, 7, 1050, u64::MAX, Op::Read), // wraps around
+        (read_only, 8, 5000, 100, Op::Write),      // not permitted
+        (u32::MAX, 7, 1000, 1, Op::Read),          // no such slot
+        (read_only + 1, 0, 0, 0, Op::Read),        // never published
     ];
     for (slot, key, addr, len, op) in refused {
         assert!(!enters(slot, key, addr, len, op), "{slot} {key} {addr} {len} {op:?}");

@@ -1,0 +1,2 @@
+// As layouts.c, in C++17.
+#include "layouts.c"
