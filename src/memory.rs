@@ -419,8 +419,13 @@ impl Regions {
         Ok(())
     }
 
-    /// Whether nobody here or on this host uses any region, now that all are closed.
-    fn close_all(&self) -> bool {
+    /// Closes every region for good and waits until nobody here or on this host uses one; `false` if
+    /// somebody still does after `timeout`.
+    pub fn close(&self, timeout: Duration) -> bool {
+        if self.is_inherited() {
+            return false;
+        }
+        let deadline = Instant::now().after(timeout);
         let by_addr = read(&self.by_addr);
         for region in by_addr.values() {
             region.gate.close();
@@ -429,8 +434,9 @@ impl Regions {
             }
         }
         by_addr.values().all(|region| {
-            let unused = self.slot_of(region).is_none_or(|(guard, slot)| guard.is_quiet(slot));
-            unused && region.gate.is_quiet()
+            let slot = self.slot_of(region);
+            region.gate.wait_quiet(deadline)
+                && slot.is_none_or(|(guard, slot)| guard.wait_quiet(slot, deadline))
         })
     }
 }
@@ -438,7 +444,7 @@ impl Regions {
 impl Drop for Regions {
     fn drop(&mut self) {
         // a child's drop must not close the parent's table, nor discard its memory
-        let quiet = !self.is_inherited() && self.close_all();
+        let quiet = self.close(Duration::ZERO);
         let mut engines = lock(&ENGINES);
         if engines.get(&self.incarnation.0).is_some_and(|engine| engine.strong_count() == 0) {
             engines.remove(&self.incarnation.0);

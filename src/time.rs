@@ -37,9 +37,8 @@ impl Instant {
 /// nobody interprets.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
 pub fn timestamp() -> String {
-    let since = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
+    let since =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let (days, secs) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
     let (y, m, d) = civil(days);
     format!(

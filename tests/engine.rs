@@ -97,7 +97,8 @@ const TCP: TransportMask = TransportMask(1 << TransportKind::Tcp as u8);
 fn every_size_both_ways_and_every_byte_right() {
     for transports in [LOCAL, TCP] {
         let p = pair(transports, 9 << 20);
-        for (round, len) in [1, 7, 64, 4095, 4096, 65_537, 1 << 20, (8 << 20) + 13].into_iter().enumerate()
+        for (round, len) in
+            [1, 7, 64, 4095, 4096, 65_537, 1 << 20, (8 << 20) + 13].into_iter().enumerate()
         {
             let (from, to) = (round * 3 + 1, round * 5 + 2);
             p.ours.fill(round as u64);
@@ -205,7 +206,10 @@ fn a_message_follows_its_batch_once_and_in_order() {
     }
     let bytes: Vec<_> = got.iter().map(|n| n.message[0]).collect();
     assert_eq!(bytes, (0..20).collect::<Vec<_>>());
-    assert_eq!((got[3].name.as_slice(), got[3].message.as_slice()), (&b"a\0b"[..], &[3, 0, 255][..]));
+    assert_eq!(
+        (got[3].name.as_slice(), got[3].message.as_slice()),
+        (&b"a\0b"[..], &[3, 0, 255][..])
+    );
     p.a.notify(p.to, &Notification { name: vec![], message: b"x".to_vec() }).unwrap();
     assert_eq!(p.b.take_notifications().len(), 1);
 }

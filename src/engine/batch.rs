@@ -101,12 +101,15 @@ pub(super) trait OnEnd: Send + Sync + std::fmt::Debug {
     fn send(&self, follow: Follow);
 }
 
+/// Tasks are stored by chunks, so that room that is never used costs nothing.
+type Chunk = Box<[OnceLock<Task>]>;
+
 /// A set of tasks that the caller polls and frees together.
 #[derive(Debug)]
 pub(super) struct Batch {
     pub(super) id: BatchId,
     capacity: usize,
-    chunks: Box<[OnceLock<Box<[OnceLock<Task>]>>]>,
+    chunks: Box<[OnceLock<Chunk>]>,
     /// Tasks stored so far; grows only under `submit`.
     count: AtomicUsize,
     pub(super) submit: Mutex<()>,
@@ -293,11 +296,7 @@ impl Batches {
         Self { tag: tag % (TAGS - 2) + 1, chunks, free: Mutex::new((0, Vec::new())) }
     }
 
-    pub(super) fn allocate(
-        &self,
-        capacity: usize,
-        on_end: &Arc<dyn OnEnd>,
-    ) -> Result<Arc<Batch>> {
+    pub(super) fn allocate(&self, capacity: usize, on_end: &Arc<dyn OnEnd>) -> Result<Arc<Batch>> {
         if capacity > MAX_TASKS {
             let text = format!("a batch holds at most {MAX_TASKS} tasks, not {capacity}");
             return Err(Error::new(ErrorKind::InvalidArgument, text));

@@ -25,7 +25,7 @@ use crate::transport::shm::ShmTransport;
 use crate::transport::tcp::{TcpShared, TcpTransport};
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 /// Deadlines of all tasks: the control thread looks when the next one may have come.
 #[derive(Debug)]
@@ -146,12 +146,8 @@ impl Core {
         let identity = identity();
         let (rpc, rpc_port) = bind_in_range(config.port_range, config.rpc_port, true)?;
         let (data, data_port) = bind_in_range(config.port_range, None, true)?;
-        let name = crate::control::address::P2pName {
-            host: config.host.clone(),
-            port: rpc_port,
-        };
-        let lanes =
-            Arc::new(Lanes::new(&config, identity.net_ns, &identity.boot_id));
+        let name = crate::control::address::P2pName { host: config.host.clone(), port: rpc_port };
+        let lanes = Arc::new(Lanes::new(&config, identity.net_ns, &identity.boot_id));
         let own = Arc::new(Own::new(
             &config,
             name.to_string(),
@@ -162,11 +158,7 @@ impl Core {
         ));
         let panicked = Arc::new(AtomicBool::new(false));
         lanes.set(make_lanes(&config, &lanes, &regions, data, &panicked)?);
-        let directory = Arc::new(Directory::new(
-            Arc::clone(&own),
-            &config,
-            lanes.net + lanes.copy,
-        ));
+        let directory = Arc::new(Directory::new(Arc::clone(&own), &config, lanes.net + lanes.copy));
         let inbox = Arc::new(Inbox::default());
         let errands = Errands::new(
             Incarnation(me),
@@ -266,6 +258,10 @@ impl Core {
             peer.work.purge();
         }
         self.server.stop();
+        // peers on this host copy without asking: from here on they are refused (I11)
+        if !self.own.regions.close(self.config.quiet_timeout) {
+            log::warn!("a peer on this host was still copying when the engine ended");
+        }
     }
 }
 
@@ -294,12 +290,11 @@ fn make_lanes(
     panicked: &Arc<AtomicBool>,
 ) -> Result<Vec<Arc<Lane>>> {
     let failed = |e: std::io::Error| Error::os(ErrorKind::Socket, "making a lane", &e);
-    let maker = || Arc::clone(lanes) as Arc<dyn RailMaker>;
+    let weak = Arc::downgrade(lanes);
+    let maker = || weak.clone() as Weak<dyn RailMaker>;
     // polling needs a core that nobody else needs
-    let spin =
-        if host::cpu_count() > 1 { config.spin } else { std::time::Duration::ZERO };
-    let shared =
-        TcpShared::new(Arc::clone(regions), lanes.net, SEND_BUFFER).map_err(failed)?;
+    let spin = if host::cpu_count() > 1 { config.spin } else { std::time::Duration::ZERO };
+    let shared = TcpShared::new(Arc::clone(regions), lanes.net, SEND_BUFFER).map_err(failed)?;
     let mut listener = Some(listener);
     let mut all = Vec::new();
     for index in 0..lanes.net + lanes.copy {

@@ -12,9 +12,12 @@ use crate::memory::link::HostLink;
 use crate::segment::{HostIdentity, RailAddr, SegmentDesc, TentFacts};
 use crate::slice::TransportKind;
 use crate::sync::{lock, read, write};
-use crate::time::{self, Instant};
+use crate::time;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Once, RwLock};
+
+/// A description as text: version of the regions, whether for our own readers, the JSON.
+type Rendered = (u64, bool, Arc<Vec<u8>>);
 
 /// What this engine says of itself.
 #[derive(Debug)]
@@ -26,7 +29,7 @@ pub(super) struct Own {
     pub(super) identity: HostIdentity,
     pub(super) rails: Vec<RailAddr>,
     pub(super) regions: Arc<Regions>,
-    cache: Mutex<Option<(u64, bool, Arc<Vec<u8>>)>>,
+    cache: Mutex<Option<Rendered>>,
 }
 
 impl Own {
@@ -40,16 +43,7 @@ impl Own {
     ) -> Self {
         let (rpc_port, data_port) = ports;
         let host = config.host.clone();
-        Self {
-            name,
-            host,
-            rpc_port,
-            data_port,
-            identity,
-            rails,
-            regions,
-            cache: Mutex::new(None),
-        }
+        Self { name, host, rpc_port, data_port, identity, rails, regions, cache: Mutex::new(None) }
     }
 
     /// The description without its buffers.
@@ -190,8 +184,7 @@ impl Directory {
     fn link(&self, name: &str, desc: &SegmentDesc) -> Link {
         let Some(facts) = &desc.tent else {
             let said = &desc.tcp_data_host;
-            let host =
-                if said.is_empty() { P2pName::parse(name, 1).host } else { said.clone() };
+            let host = if said.is_empty() { P2pName::parse(name, 1).host } else { said.clone() };
             return match resolve(&host, 1, self.config.prefer_ipv6) {
                 Ok(addrs) => addrs.first().map_or(Link::Remote, |a| Link::Upstream(a.ip())),
                 Err(e) => {
@@ -221,11 +214,6 @@ impl Directory {
             }
         }
     }
-
-    /// Whether a second look at a peer's description is due.
-    pub(super) fn may_refresh(peer: &Peer, now: Instant) -> bool {
-        peer.id != 0 && now.since(peer.refreshed()) > REFRESH_PAUSE
-    }
 }
 
 /// One loud line per process: a peer on this host is reached over TCP, many times slower.
@@ -247,5 +235,3 @@ const MAX_NAME: usize = 4096;
 const MAX_SEGMENTS: u32 = 1 << 24;
 /// Answers of this size are taken whatever the configured limit for requests is.
 const MIN_ANSWER: usize = 64 << 20;
-/// A peer is not asked again sooner.
-const REFRESH_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);

@@ -7,15 +7,13 @@ use crate::engine::peer::{Link, Peer, RailFigures};
 use crate::engine::progress::Stop;
 use crate::engine::work::Piece;
 use crate::sched::piece;
-use crate::slice::{
-    DownCause, Op, SliceFault, SliceOp, TransportEvent, TransportKind,
-};
+use crate::slice::{DownCause, Op, SliceFault, SliceOp, TransportEvent, TransportKind};
 use crate::time::Instant;
 use crate::transport::{RailTarget, Transport};
 use std::collections::HashMap;
 use std::os::fd::RawFd;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// A piece that was posted.
@@ -86,7 +84,8 @@ pub(super) struct Driver {
     attempts: Vec<Option<Attempt>>,
     free_attempts: Vec<usize>,
     events: Vec<TransportEvent>,
-    maker: Arc<dyn RailMaker>,
+    /// Weak, for the maker owns the lanes.
+    maker: Weak<dyn RailMaker>,
     window: u64,
     longest: u64,
     connect_timeout: Duration,
@@ -99,7 +98,7 @@ impl Driver {
         lane: usize,
         siblings: u32,
         transports: Vec<Box<dyn Transport>>,
-        maker: Arc<dyn RailMaker>,
+        maker: Weak<dyn RailMaker>,
         config: &Config,
     ) -> Self {
         let copies = transports.iter().all(|t| t.capabilities().synchronous);
@@ -151,8 +150,15 @@ impl Driver {
             RailState::Idle | RailState::Up => Instant::NEVER,
         };
         let active = self.active.iter().filter_map(|id| self.peers.get(id));
-        let rails = active.flat_map(|p| p.rails.iter()).filter_map(|r| self.rails[*r as usize].as_ref());
+        let rails =
+            active.flat_map(|p| p.rails.iter()).filter_map(|r| self.rails[*r as usize].as_ref());
         rails.map(due).min().unwrap_or(Instant::NEVER)
+    }
+
+    /// Whether work waits for this lane.
+    pub(super) fn has_work(&self) -> bool {
+        let mut active = self.active.iter().filter_map(|id| self.peers.get(id));
+        active.any(|entry| !entry.peer.work.is_empty())
     }
 
     /// Whether nothing is posted.
@@ -273,7 +279,8 @@ impl Driver {
         }
         if fresh {
             let link = peer.link();
-            for spec in self.maker.rails(self.lane, &peer, &link) {
+            let maker = self.maker.upgrade();
+            for spec in maker.map_or_else(Vec::new, |m| m.rails(self.lane, &peer, &link)) {
                 self.add_rail(&peer, spec);
             }
         }
@@ -478,7 +485,9 @@ impl Driver {
         let peer = Arc::clone(&piece.task.task().spec.peer);
         let kind = piece.task.task().spec.route.get().map(|r| r.kind);
         peer.work.give_back(piece);
-        self.maker.tell(&peer, kind.unwrap_or(TransportKind::Tcp));
+        if let Some(maker) = self.maker.upgrade() {
+            maker.tell(&peer, kind.unwrap_or(TransportKind::Tcp));
+        }
     }
 
     fn on_up(&mut self, rail: u32) {
@@ -510,7 +519,7 @@ impl Driver {
         if cause == DownCause::WrongPeer {
             peer.mark_stale();
         }
-        if r.failures == 1 {
+        if r.failures == 1 && cause != DownCause::Aborted {
             log::warn!("rail {text}");
         }
         let alone = peer.rails_up.load(Ordering::Acquire) == 0;

@@ -21,7 +21,8 @@ use std::time::Duration;
 #[derive(Debug)]
 enum Errand {
     Send(Follow),
-    Look(Arc<Peer>, Vec<TaskRef>),
+    /// Since when it waits, whom to ask, what to plan then.
+    Look(Instant, Arc<Peer>, Vec<TaskRef>),
 }
 
 #[derive(Debug, Default)]
@@ -70,7 +71,8 @@ impl Errands {
 
     /// The peer's description seems out of date: look again, then plan these tasks anew.
     pub(super) fn look(&self, peer: Arc<Peer>, tasks: Vec<TaskRef>) {
-        if let Some(Errand::Look(_, tasks)) = self.add(Errand::Look(peer, tasks)) {
+        let now = Instant::now();
+        if let Some(Errand::Look(_, _, tasks)) = self.add(Errand::Look(now, peer, tasks)) {
             for task in tasks {
                 task.stop(Stop::Fail, || "the engine is shutting down or overloaded".into());
             }
@@ -84,11 +86,7 @@ impl Errands {
         let mut seq = lock(&line);
         *seq += 1;
         let origin = Some(NotifyOrigin { from: self.me, seq: *seq });
-        let note = Notify {
-            name: message.name.clone(),
-            message: message.message.clone(),
-            origin,
-        };
+        let note = Notify { name: message.name.clone(), message: message.message.clone(), origin };
         if peer.id == 0 {
             return if self.inbox.take_in(note) {
                 Ok(())
@@ -116,7 +114,7 @@ impl Errands {
             // it has left its loop and touches nothing any more
             old.join().ok();
         }
-        let Some(this) = self.this.get().and_then(Weak::upgrade) else { return None };
+        let this = self.this.get().and_then(Weak::upgrade)?;
         match spawn("tent-errands", move || this.run()) {
             Ok(thread) => {
                 queue.running = true;
@@ -138,7 +136,7 @@ impl Errands {
                         log::warn!("notification to segment {} is lost: {e}", follow.to.0);
                     }
                 }
-                Errand::Look(peer, tasks) => self.look_again(&peer, tasks),
+                Errand::Look(since, peer, tasks) => self.look_again(since, &peer, tasks),
             }
         }
     }
@@ -154,13 +152,14 @@ impl Errands {
         next
     }
 
-    fn look_again(&self, peer: &Arc<Peer>, tasks: Vec<TaskRef>) {
+    fn look_again(&self, since: Instant, peer: &Arc<Peer>, tasks: Vec<TaskRef>) {
         let mut why = String::new();
-        if peer.is_stale() || Directory::may_refresh(peer, Instant::now()) {
-            if let Err(e) = self.directory.refresh(peer) {
-                why = format!("; asking the peer again: {e}");
-                log::warn!("segment {}: {e}", peer.name);
-            }
+        // one answer serves all who waited for it
+        if peer.refreshed() < since
+            && let Err(e) = self.directory.refresh(peer)
+        {
+            why = format!("; asking the peer again: {e}");
+            log::warn!("segment {}: {e}", peer.name);
         }
         let mut ready = Vec::new();
         for task in tasks {
@@ -188,7 +187,7 @@ impl Errands {
             let mut queue = lock(&self.queue);
             queue.stop = true;
             for errand in queue.errands.drain(..) {
-                if let Errand::Look(_, tasks) = errand {
+                if let Errand::Look(_, _, tasks) = errand {
                     for task in tasks {
                         task.stop(Stop::Cancel, || "the engine is shutting down".into());
                     }

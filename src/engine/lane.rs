@@ -8,7 +8,7 @@ use crate::sys::evloop::{Epoll, Event, EventFd, Interest};
 use crate::time::Instant;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -48,6 +48,8 @@ pub(super) struct Lane {
     /// Callers that found the lane taken and would rather drive it themselves.
     wanted: AtomicU32,
     stop: AtomicBool,
+    /// The lanes of the same family, this one too: they pull from the same tasks.
+    siblings: OnceLock<Vec<Weak<Self>>>,
     standby: Mutex<bool>,
     take_over: Condvar,
     spin: Duration,
@@ -85,12 +87,20 @@ impl Lane {
             caller_turns: AtomicU64::new(0),
             wanted: AtomicU32::new(0),
             stop: AtomicBool::new(false),
+            siblings: OnceLock::new(),
             standby: Mutex::new(false),
             take_over: Condvar::new(),
             spin,
             thread: Mutex::new(None),
             on_panic,
         }))
+    }
+
+    /// Makes the lanes of a family known to each other.
+    pub(super) fn introduce(family: &[Arc<Self>]) {
+        for lane in family {
+            lane.siblings.set(family.iter().map(Arc::downgrade).collect()).ok();
+        }
     }
 
     /// Starts the lane's thread unless it runs.
@@ -180,6 +190,7 @@ impl Lane {
         let mut seen = self.caller_turns.load(Ordering::Relaxed);
         let mut active = Instant::now();
         let mut spins = Spins::default();
+        let mut helpers = 0;
         while !self.stop.load(Ordering::Acquire) {
             let turns = self.caller_turns.load(Ordering::Relaxed);
             let callers_drive = turns.wrapping_sub(seen) >= MANY_TURNS;
@@ -195,6 +206,11 @@ impl Lane {
                 continue;
             };
             if driver.turn(&self.shared, now) {
+                let more = driver.has_work();
+                drop(driver);
+                if more {
+                    helpers = self.call_sibling(helpers);
+                }
                 spins.ended(true);
                 active = now;
                 continue;
@@ -219,6 +235,22 @@ impl Lane {
             // turns taken while this thread slept say nothing about now
             seen = self.caller_turns.load(Ordering::Relaxed);
         }
+    }
+
+    /// There is more work than this lane does in a turn: unless callers lend a hand, one more thread gets
+    /// up. So a submit wakes one thread, and as many follow as the work needs. `seen` is what the last
+    /// call returned.
+    fn call_sibling(&self, seen: u64) -> u64 {
+        let siblings = self.siblings.get().map_or(&[][..], Vec::as_slice);
+        let lanes = || siblings.iter().filter_map(Weak::upgrade);
+        let turns =
+            lanes().map(|l| l.caller_turns.load(Ordering::Relaxed)).fold(0, u64::wrapping_add);
+        if turns == seen
+            && let Some(lane) = lanes().find(|l| l.asleep.load(Ordering::Relaxed))
+        {
+            lane.wake();
+        }
+        turns
     }
 
     fn sleep(&self, until: Instant, now: Instant) {

@@ -58,6 +58,8 @@ impl Lanes {
 
     pub(super) fn set(&self, lanes: Vec<Arc<Lane>>) {
         self.lanes.set(lanes).ok();
+        Lane::introduce(self.of(Family::Net));
+        Lane::introduce(self.of(Family::Copy));
     }
 
     fn all(&self) -> &[Arc<Lane>] {
@@ -107,6 +109,15 @@ impl Lanes {
         None
     }
 
+    /// Wakes one thread of the family, not that of the caller's own lane if there is another: the caller
+    /// may drive that one itself.
+    pub(super) fn wake_one(&self, family: Family) {
+        let lanes = self.of(family);
+        if let Some(lane) = lanes.get((home() + 1) % lanes.len().max(1)) {
+            lane.wake();
+        }
+    }
+
     /// Callers stop helping: the threads take over.
     pub(super) fn hand_over(&self, family: Family) {
         for lane in self.of(family) {
@@ -133,8 +144,7 @@ impl Lanes {
             log::warn!("cannot list the network interfaces: {e}");
             Vec::new()
         });
-        let same_host =
-            facts.host.boot_id == self.boot_id && facts.host.net_ns == self.net_ns;
+        let same_host = facts.host.boot_id == self.boot_id && facts.host.net_ns == self.net_ns;
         let mut pairs = topology::pair_rails(
             &local,
             &facts.rails,
@@ -144,7 +154,7 @@ impl Lanes {
         );
         if pairs.is_empty() {
             // what the peer says of its addresses leads nowhere; its host name may
-            let remote = desc.tcp_data_host.parse().unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+            let remote = desc.tcp_data_host.parse().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
             pairs.push(topology::RailPair { local: None, remote });
         }
         let mut specs = Vec::new();

@@ -70,7 +70,9 @@ mod tests {
             message: text.as_bytes().to_vec(),
             origin: Some(NotifyOrigin { from: Incarnation(from), seq }),
         };
-        for n in [note(1, 1, "a"), note(2, 1, "x"), note(1, 2, "b"), note(1, 2, "b"), note(1, 1, "a")] {
+        for n in
+            [note(1, 1, "a"), note(2, 1, "x"), note(1, 2, "b"), note(1, 2, "b"), note(1, 1, "a")]
+        {
             assert!(inbox.take_in(n));
         }
         let texts: Vec<_> = inbox.take_all().into_iter().map(|n| n.message).collect();

@@ -8,7 +8,6 @@ use crate::engine::peer::Peer;
 use crate::engine::progress::Progress;
 use crate::engine::{Request, TaskStatus};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sched::piece;
 use crate::sched::plan;
 use crate::slice::{Class, Op, TransportMask};
 use crate::sync::lock;
@@ -76,10 +75,7 @@ fn begin(lanes: &Lanes, peer: &Arc<Peer>, family: Family, tasks: &[TaskRef]) {
             if let Err(e) = lanes.start_copies() {
                 log::error!("{e}; copies go on only while callers poll");
             }
-            let pieces = usize::try_from(bytes.div_ceil(piece::FLOOR)).unwrap_or(usize::MAX);
-            for lane in lanes.of(family).iter().take(pieces) {
-                lane.wake();
-            }
+            lanes.wake_one(family);
         }
         Family::Net => {
             let reads = tasks.iter().all(|t| t.task().spec.op == Op::Read);
@@ -124,13 +120,7 @@ impl Core {
     /// Checks one request and makes it a task, planned if its way is known.
     fn task(&self, request: &Request, peer: Arc<Peer>, now: Instant) -> Result<Task> {
         let (len, local, remote) = (request.len, request.local, request.remote);
-        let bytes = usize::try_from(len).ok().filter(|l| local.checked_add(*l).is_some());
-        if bytes.is_none() || remote.checked_add(len).is_none() {
-            let text = format!("a range of {len} bytes wraps around the address space");
-            return Err(Error::new(ErrorKind::InvalidArgument, text));
-        }
-        let allowed =
-            TransportMask(request.options.transports.0 & self.config.transports.0);
+        let allowed = TransportMask(request.options.transports.0 & self.config.transports.0);
         let pin = (len > 0).then(|| self.own.regions.pin_local(local, len)).flatten();
         if len > 0 && pin.is_none() {
             let text = format!("{local:#x}+{len} is not inside one registered region");
@@ -187,9 +177,8 @@ impl Core {
             }
         }
         if let Some(first) = tasks.first() {
-            self.clock.wants(Instant(
-                first.batch.deadline.load(std::sync::atomic::Ordering::Acquire),
-            ));
+            self.clock
+                .wants(Instant(first.batch.deadline.load(std::sync::atomic::Ordering::Acquire)));
         }
         enqueue(&self.lanes, &ready);
         for (peer, tasks) in unknown {

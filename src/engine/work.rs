@@ -75,9 +75,8 @@ impl Work {
             return None;
         }
         let mut queues = lock(&self.queues);
-        let fits = |piece: &Piece| {
-            piece.task.goes_by(kind) && (bulk || piece.class() == Class::Urgent)
-        };
+        let fits =
+            |piece: &Piece| piece.task.goes_by(kind) && (bulk || piece.class() == Class::Urgent);
         if let Some(at) = queues.returned.iter().position(fits) {
             self.waiting.fetch_sub(1, Ordering::Release);
             return queues.returned.remove(at);
@@ -104,8 +103,8 @@ impl Work {
                 // the last byte of the task is claimed: nothing more will be found in it
                 offset + len == task.task().progress.len()
             });
-            let piece = claimed
-                .map(|(offset, len)| Piece { task: task.clone(), offset, len, tries: 0 });
+            let piece =
+                claimed.map(|(offset, len)| Piece { task: task.clone(), offset, len, tries: 0 });
             if spent {
                 line.remove(at);
                 self.waiting.fetch_sub(1, Ordering::Release);

@@ -14,18 +14,17 @@ mod upstream;
 
 use crate::id::Incarnation;
 use crate::memory::{Pin, Regions};
-use crate::slice::{
-    Capabilities, DownCause, SliceFault, SliceOp, TransportEvent, TransportKind,
-};
-use crate::sys::evloop::{Epoll, Event, EventFd, Interest};
+use crate::slice::{Capabilities, DownCause, SliceFault, SliceOp, TransportEvent, TransportKind};
+use crate::sys::evloop::{self, Epoll, Event, EventFd, Interest};
 use crate::sys::net;
 use crate::transport::{RailTarget, Transport};
 use crossbeam_queue::ArrayQueue;
 use fence::{Fences, Gate};
 use io::{Moved, Stream};
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -68,7 +67,7 @@ pub struct TcpShared {
 /// Accepted connections on their way to the lane that will serve them.
 #[derive(Debug)]
 struct Inbox {
-    queue: ArrayQueue<OwnedFd>,
+    queue: ArrayQueue<TcpStream>,
     wake: EventFd,
 }
 
@@ -117,8 +116,16 @@ enum After {
 #[derive(Debug)]
 enum Rx {
     Head,
-    Body { dst: usize, left: usize, after: After, pin: Option<Pin> },
-    Skip { left: usize, after: After },
+    Body {
+        dst: usize,
+        left: usize,
+        after: After,
+        pin: Option<Pin>,
+    },
+    Skip {
+        left: usize,
+        after: After,
+    },
     /// Nothing more is taken from this peer; the queue is flushed, then the connection closed.
     Ended,
 }
@@ -135,10 +142,23 @@ enum Stage {
 enum Role {
     /// Accepted; its first bytes will tell its language.
     Incoming,
-    Server { from: Incarnation, slot: u32, gate: Arc<Gate> },
+    Server {
+        from: Incarnation,
+        slot: u32,
+        gate: Arc<Gate>,
+    },
     UpstreamServer,
-    Client { rail: u32, lane: usize, stage: Stage },
-    Upstream { rail: u32, stage: Stage, key: u64, line: VecDeque<upstream::InLine> },
+    Client {
+        rail: u32,
+        lane: usize,
+        stage: Stage,
+    },
+    Upstream {
+        rail: u32,
+        stage: Stage,
+        key: u64,
+        line: VecDeque<upstream::InLine>,
+    },
 }
 
 #[derive(Debug)]
@@ -224,8 +244,9 @@ impl TcpTransport {
         })
     }
 
-    fn add(&mut self, fd: OwnedFd, role: Role) -> std::io::Result<u64> {
-        net::tune(&fd, self.shared.send_buffer, 0);
+    fn add(&mut self, socket: TcpStream, role: Role) -> std::io::Result<u64> {
+        socket.set_nodelay(true).ok();
+        net::bound_send_buffer(&socket, self.shared.send_buffer);
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());
             self.slots.len() - 1
@@ -233,11 +254,11 @@ impl TcpTransport {
         let slot = &mut self.slots[index];
         slot.generation = slot.generation.wrapping_add(1);
         let key = u64::from(slot.generation) << 32 | index as u64;
-        if let Err(e) = self.epoll.add(fd.as_raw_fd(), key, Interest::BOTH, true) {
+        if let Err(e) = self.epoll.add(socket.as_raw_fd(), key, Interest::BOTH, true) {
             self.free.push(index);
             return Err(e);
         }
-        let mut stream = Stream::new(fd);
+        let mut stream = Stream::new(socket);
         // a connection under way says by an edge when it stands
         stream.writable = !matches!(role, Role::Client { .. } | Role::Upstream { .. });
         stream.readable = stream.writable;
@@ -271,9 +292,9 @@ impl TcpTransport {
 
     /// The part of closing that a connection taken out of its slot needs too.
     fn forget(&mut self, key: u64, conn: &Conn, reset: bool) {
-        self.epoll.delete(conn.stream.raw_fd()).ok();
+        self.epoll.delete(conn.stream.socket().as_raw_fd()).ok();
         if reset {
-            net::reset_on_close(conn.stream.fd());
+            net::reset_on_close(conn.stream.socket());
         }
         if let Role::Server { from, slot, gate } = &conn.role {
             self.shared.fences.leave(*from, *slot, gate);
@@ -281,7 +302,6 @@ impl TcpTransport {
         if matches!(conn.role, Role::Incoming) {
             self.silent.retain(|k| *k != key);
         }
-        #[expect(clippy::cast_possible_truncation, reason = "the low half is the index")]
         self.free.push((key & 0xffff_ffff) as usize);
     }
 
@@ -307,17 +327,23 @@ impl TcpTransport {
     fn accept(&mut self) {
         let Some(listener) = &self.listener else { return };
         for _ in 0..MAX_ACCEPT {
-            match net::accept(listener) {
-                Ok(Some(fd)) => {
+            match listener.accept() {
+                Ok((socket, from)) => {
+                    let within_host = socket.local_addr().is_ok_and(|own| own.ip() == from.ip());
+                    if within_host || from.ip().to_canonical().is_loopback() {
+                        net::no_pacing(&socket);
+                    }
                     let count = self.shared.lanes.len();
                     let lane = self.shared.next_lane.fetch_add(1, Ordering::Relaxed) % count;
                     let inbox = &self.shared.lanes[lane];
                     // a full inbox drops the newcomer: it is closed and may come again
-                    if inbox.queue.push(fd).is_ok() {
+                    let kept = socket.set_nonblocking(true).is_ok();
+                    if kept && inbox.queue.push(socket).is_ok() {
                         inbox.wake.signal();
                     }
                 }
-                Ok(None) => return,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                Err(e) if e.kind() == ErrorKind::ConnectionAborted => {}
                 Err(e) => {
                     log::warn!("data port cannot accept: {e}; raise the limit of open files");
                     return;
@@ -328,8 +354,8 @@ impl TcpTransport {
 
     fn adopt(&mut self) {
         self.shared.lanes[self.lane].wake.drain();
-        while let Some(fd) = self.shared.lanes[self.lane].queue.pop() {
-            if let Ok(key) = self.add(fd, Role::Incoming) {
+        while let Some(socket) = self.shared.lanes[self.lane].queue.pop() {
+            if let Ok(key) = self.add(socket, Role::Incoming) {
                 self.silent.push_back(key);
             }
             if self.silent.len() > MAX_SILENT
@@ -506,7 +532,7 @@ impl TcpTransport {
 
     /// A connection that we opened stands, or not.
     fn connected(&mut self, key: u64, conn: &mut Conn) -> Result<(), Close> {
-        if let Some(e) = net::take_error(conn.stream.fd()) {
+        if let Err(e) = evloop::connect_result(conn.stream.socket()) {
             return Err(Close::Failed(down_cause(&e)));
         }
         conn.stream.readable = true;
@@ -569,9 +595,7 @@ impl Transport for TcpTransport {
                     Some(Rail::Upstream(upstream::UpstreamRail::new(target.clone())));
                 self.open_upstream(rail);
             }
-            _ => self
-                .events
-                .push(TransportEvent::RailDown { rail, cause: DownCause::Unreachable }),
+            _ => self.events.push(TransportEvent::RailDown { rail, cause: DownCause::Unreachable }),
         }
     }
 

@@ -198,6 +198,10 @@ fn all(way: Way, stream: &TcpStream, at: *mut u8, len: usize, spin: bool) -> Res
             Ok(Some(n)) => done += n,
             Ok(None) => {
                 idle_turns += 1;
+                // The other end may be waiting for this very core.
+                if idle_turns.is_multiple_of(TURNS_PER_YIELD) {
+                    std::thread::yield_now();
+                }
                 if idle_turns.is_multiple_of(TURNS_PER_LOOK) {
                     let since = *idle_since.get_or_insert_with(clock::now);
                     if clock::now().duration_since(since) > SOCKET_TIMEOUT {
@@ -237,4 +241,5 @@ const REQUEST: usize = 40;
 const GO_ON: u8 = 1;
 const STOP: u8 = 2;
 const SOCKET_TIMEOUT: Duration = Duration::from_secs(30);
+const TURNS_PER_YIELD: u64 = 4;
 const TURNS_PER_LOOK: u64 = 1 << 20;

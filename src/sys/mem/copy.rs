@@ -1,20 +1,22 @@
 //! The plain copy within what this process has mapped.
 //!
-//! Why not `memmove` alone: from 2 KiB on glibc takes `rep movsb` here, which falls to a quarter when
-//! the two addresses differ in their low bits; and a piece of a large transfer is better written past
-//! the caches, for an ordinary store first reads the line that it is about to overwrite. GB/s on an AMD
-//! EPYC (Zen 4, 2 cores, 32 MB L3), 256 MiB to 256 MiB, one thread and two:
+//! Why not `memmove` alone: from 2 KiB on glibc takes `rep movsb` here, which falls to a third when the
+//! two addresses differ in their low bits; and a piece of a large transfer is better written past the
+//! caches, for an ordinary store first reads the line that it is about to overwrite. GB/s of one thread
+//! on an AMD EPYC (Zen 4, 2 cores, 32 MB L3), 256 MiB to 256 MiB, both in one run:
 //!
-//! | piece    | `memmove` | same, misaligned | here        | same, misaligned |
-//! | -------- | --------- | ---------------- | ----------- | ---------------- |
-//! | 4 KiB    | 12.3      | 3.2              | 12.8        | 11.2             |
-//! | 64 KiB   | 11.5      | 3.1              | 12.5        | 11.4             |
-//! | 256 KiB  | 12.6 16.5 | 3.0 6.6          | 18.9 25.7   | 18.4 25.3        |
-//! | 512 KiB  | 11.4 17.3 | 3.1 6.8          | 19.1 26.0   | 17.5 26.5        |
+//! | piece   | `memmove` | here | misaligned by 3: `memmove` | here |
+//! | ------- | --------- | ---- | -------------------------- | ---- |
+//! | 4 KiB   | 11.1      | 10.7 | 3.2                        | 10.0 |
+//! | 64 KiB  | 10.4      | 10.7 | 3.1                        | 10.4 |
+//! | 256 KiB | 10.6      | 15.2 | 3.1                        | 15.9 |
+//! | 512 KiB | 10.5      | 14.9 | 2.9                        | 15.7 |
+//! | 1 MiB   | 9.0       | 14.3 | 9.5                        | 15.3 |
 //!
-//! In cache both reach 40 at every size and alignment. Below 256 KiB streaming loses (64 KiB: 11.4
-//! against 13.2), and what was copied is likely to be read soon. To measure again, per core:
 //! `cargo test --release --lib sys::mem::copy::tests::measure -- --ignored --nocapture`
+//!
+//! In cache the two are equal. Below 256 KiB streaming gains nothing, and what is that small is likely to
+//! be read soon.
 
 use std::ptr;
 

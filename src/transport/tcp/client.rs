@@ -9,8 +9,9 @@ use super::frame::{HEAD_LEN, Head, Hello, Kind, Status};
 use super::io::Payload;
 use super::{Close, Conn, Rail, Role, Rx, Stage, TcpTarget, TcpTransport};
 use crate::slice::{Class, DownCause, Op, SliceFault, SliceOp, TransportEvent};
-use crate::sys::net;
+use crate::sys::{evloop, net};
 use crate::transport::tcp::After;
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
 /// A piece on its way.
@@ -104,8 +105,13 @@ impl TcpTransport {
         let Some(target) = self.client_rail(rail).map(|r| r.target.clone()) else { return };
         for lane in 0..2 {
             let role = Role::Client { rail, lane, stage: Stage::Connecting };
-            let opened = net::connect_start(target.local, target.remote)
-                .and_then(|fd| self.add(fd, role));
+            let from = target.local.map(|ip| SocketAddr::new(ip, 0));
+            let opened = evloop::connect_start(target.remote, from).and_then(|socket| {
+                if target.local == Some(target.remote.ip()) || target.remote.ip().is_loopback() {
+                    net::no_pacing(&socket);
+                }
+                self.add(socket, role)
+            });
             match opened {
                 Ok(key) => {
                     if let Some(r) = self.client_rail(rail) {
@@ -146,8 +152,7 @@ impl TcpTransport {
             let pending = Pending { token: op.token, op: op.op, local: op.local, len };
             let id = r.pending.insert(pending);
             let kind = if op.op == Op::Write { Kind::Write } else { Kind::Read };
-            let head =
-                Head { kind, status: Status::Ok, len, id, addr: op.remote, key: op.key };
+            let head = Head { kind, status: Status::Ok, len, id, addr: op.remote, key: op.key };
             let payload = (op.op == Op::Write).then(|| Payload {
                 addr: op.local,
                 len: len as usize,
@@ -183,13 +188,13 @@ impl TcpTransport {
             }
             (Kind::Ack, Stage::Open) => {
                 let r = self.client_rail(rail).ok_or(protocol)?;
-                let piece = r.pending.take(head.id).filter(|p| p.op == Op::Write).ok_or(protocol)?;
+                let piece =
+                    r.pending.take(head.id).filter(|p| p.op == Op::Write).ok_or(protocol)?;
                 self.done(piece.token, fault_of(head.status));
             }
             (Kind::Data, Stage::Open) => {
                 let r = self.client_rail(rail).ok_or(protocol)?;
-                let piece =
-                    r.pending.get(head.id).filter(|p| p.op == Op::Read).ok_or(protocol)?;
+                let piece = r.pending.get(head.id).filter(|p| p.op == Op::Read).ok_or(protocol)?;
                 if head.status != Status::Ok {
                     r.pending.take(head.id);
                     self.done(piece.token, fault_of(head.status));

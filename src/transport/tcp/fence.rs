@@ -38,10 +38,13 @@ impl Gate {
     }
 }
 
+type Place = (Incarnation, u32);
+
 /// The connections of an engine's data port, by caller and place.
 #[derive(Debug, Default)]
 pub(super) struct Fences {
-    places: Mutex<HashMap<(Incarnation, u32), (u64, Arc<Gate>)>>,
+    /// By caller and place: the epoch and gate of the connection that holds it.
+    places: Mutex<HashMap<Place, (u64, Arc<Gate>)>>,
 }
 
 impl Fences {
@@ -90,7 +93,10 @@ mod tests {
         assert!(fences.admit(me, 3, 11).is_none());
         assert!(fences.admit(me, 4, 1).is_some(), "places are independent");
         fences.leave(me, 3, &first);
-        assert!(fences.admit(me, 3, 11).is_none(), "leaving late does not free the newcomer's place");
+        assert!(
+            fences.admit(me, 3, 11).is_none(),
+            "leaving late does not free the newcomer's place"
+        );
         fences.leave(me, 3, &second);
         assert!(fences.admit(me, 3, 1).is_some());
     }

@@ -93,8 +93,7 @@ impl Head {
     /// Reads a head; `None` if these bytes are not one.
     pub fn decode(bytes: &[u8; HEAD_LEN]) -> Option<Self> {
         use Kind::{Ack, Data, Read, Welcome, Write};
-        let kind =
-            [Welcome, Write, Ack, Read, Data].into_iter().find(|k| *k as u8 == bytes[0])?;
+        let kind = [Welcome, Write, Ack, Read, Data].into_iter().find(|k| *k as u8 == bytes[0])?;
         let code = u16::from_le_bytes([bytes[2], bytes[3]]);
         let status = [Status::Ok, Status::Refused, Status::WrongPeer, Status::Version]
             .into_iter()

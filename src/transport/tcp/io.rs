@@ -6,7 +6,8 @@ use crate::memory::Pin;
 use crate::sys::net::{self, IoRange};
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::net::TcpStream;
+use std::os::fd::AsRawFd;
 
 /// Bytes that `head` of a queued item may have.
 pub(super) const MAX_HEAD: usize = 64;
@@ -52,7 +53,7 @@ pub(super) enum Moved {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Stream {
-    fd: OwnedFd,
+    socket: TcpStream,
     queue: VecDeque<Item>,
     /// Bytes of the first item that the kernel has taken.
     sent: usize,
@@ -68,9 +69,9 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(fd: OwnedFd) -> Self {
+    pub(super) fn new(socket: TcpStream) -> Self {
         Self {
-            fd,
+            socket,
             queue: VecDeque::new(),
             sent: 0,
             buffer: vec![0; BUFFER].into_boxed_slice(),
@@ -82,12 +83,8 @@ impl Stream {
         }
     }
 
-    pub(super) fn raw_fd(&self) -> RawFd {
-        self.fd.as_raw_fd()
-    }
-
-    pub(super) fn fd(&self) -> &OwnedFd {
-        &self.fd
+    pub(super) fn socket(&self) -> &TcpStream {
+        &self.socket
     }
 
     /// Queues a head and, behind it, a payload.
@@ -109,7 +106,7 @@ impl Stream {
             let mut ranges = [IoRange::new(0, 0); MAX_RANGES];
             let (count, want) = self.gather(&mut ranges, budget - total);
             // SAFETY: heads live in `queue`; payloads are registered memory pinned by their owner.
-            let sent = match unsafe { net::send(self.fd.as_raw_fd(), &ranges[..count]) } {
+            let sent = match unsafe { net::send(self.socket.as_raw_fd(), &ranges[..count]) } {
                 Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     self.writable = false;
@@ -249,7 +246,7 @@ impl Stream {
         let want: usize = ranges.iter().map(IoRange::len).sum();
         loop {
             // SAFETY: the ranges are our buffer and pinned, registered memory (see the callers).
-            match unsafe { net::receive(self.fd.as_raw_fd(), ranges) } {
+            match unsafe { net::receive(self.socket.as_raw_fd(), ranges) } {
                 Ok(0) => return Ok(Moved::End),
                 Ok(n) => {
                     // a short count means that the socket is empty; the edge will come

@@ -8,7 +8,7 @@ use super::frame::{STATUS_LEN, UpstreamRequest, read_upstream_status};
 use super::io::Payload;
 use super::{After, Close, Conn, Rail, Role, Rx, Stage, TcpTransport, UpstreamTarget};
 use crate::slice::{DownCause, Op, SliceFault, SliceOp, TransportEvent};
-use crate::sys::net;
+use crate::sys::evloop;
 use std::collections::VecDeque;
 
 /// A request that waits for its answer.
@@ -54,7 +54,7 @@ impl TcpTransport {
         let Some(remote) = self.upstream_rail(rail).map(|r| r.target.remote) else { return };
         let line = VecDeque::new();
         let role = Role::Upstream { rail, stage: Stage::Connecting, key: 0, line };
-        let opened = net::connect_start(None, remote).and_then(|fd| self.add(fd, role));
+        let opened = evloop::connect_start(remote, None).and_then(|socket| self.add(socket, role));
         let Some(r) = self.upstream_rail(rail) else { return };
         match opened {
             Ok(key) => r.opening = Some(key),
