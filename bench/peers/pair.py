@@ -37,7 +37,6 @@ class Side:
     """One process's end: an engine and a registered buffer of `size` bytes at `addr`."""
 
     mutual = False  # whether the target must connect to the initiator, too
-    proof = None    # name of a method that gives what really carried the bytes, if the peer can tell
 
     def __init__(self, args):
         self.args, self.size = args, args.size
@@ -58,6 +57,10 @@ class Side:
     def offsets(self, block, batch, start):
         count = self.size // block
         return [(start + k) % count * block for k in range(batch)]
+
+    def carried(self):
+        """What really carried the bytes, if the peer can tell."""
+        return None
 
     def fill(self, seed, ranges):
         for at, n in chunks(ranges):
@@ -81,6 +84,13 @@ def chunks(ranges):
 def cpu_s():
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
+
+
+def busy_s():
+    """What all cores have been busy, and what the hypervisor took away: how lonely a repetition was."""
+    with open("/proc/stat") as stat:
+        user, nice, system, _, _, irq, softirq, steal = map(int, stat.readline().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def percentile_us(seconds, q):
@@ -127,11 +137,16 @@ def serve(side, channel):
     started = side.start(side.args.thost)
     channel.send(dict(started, hello=side.hello()))
     while (q := channel.receive()) is not None:
+        answer = {}
         match q["c"]:
-            case "cpu": answer = {"cpu": cpu_s()}
-            case "fill": answer = side.fill(q["seed"], q["ranges"]) or {}
-            case "check": answer = {"wrong": side.wrong_bytes(q["seed"], q["ranges"])}
-            case "connect": answer = side.connect(q["hello"]) or {}
+            case "cpu":
+                answer = {"cpu": cpu_s()}
+            case "fill":
+                side.fill(q["seed"], q["ranges"])
+            case "check":
+                answer = {"wrong": side.wrong_bytes(q["seed"], q["ranges"])}
+            case "connect":
+                side.connect(q["hello"])
         channel.send(answer)
 
 
@@ -200,13 +215,14 @@ class Point:
 
     def repeat(self, seconds):
         self.all_threads(WARM_S)
-        mine, theirs, begin = cpu_s(), self.target.ask("cpu")["cpu"], time.perf_counter()
+        mine, theirs, busy, begin = cpu_s(), self.target.ask("cpu")["cpu"], busy_s(), time.perf_counter()
         taken = self.all_threads(seconds)
         wall = time.perf_counter() - begin
-        mine, theirs = cpu_s() - mine, self.target.ask("cpu")["cpu"] - theirs
+        mine, theirs, busy = cpu_s() - mine, self.target.ask("cpu")["cpu"] - theirs, busy_s() - busy
         self.seconds += taken
         gb = len(taken) * self.block * self.batch / 1e9
-        return {"GBps": gb / wall, "cpu_init": mine / gb, "cpu_target": theirs / gb, "n": len(taken)}
+        return {"GBps": gb / wall, "cpu_init": mine / gb, "cpu_target": theirs / gb, "n": len(taken),
+                "foreign_cores": max(0.0, busy - mine - theirs) / wall}
 
     def finish(self):
         self.wrong += self.verify()
@@ -297,13 +313,19 @@ def lead(side, channel):
     channel.send(dict(started, first_4k_ms=round((time.perf_counter() - begin) * 1e3, 2)))
     now = None
     while (q := channel.receive()) is not None:
+        answer = {}
         try:
             match q["c"]:
-                case "point": now, answer = None, {}; now = Point(side, target, **q["of"])
-                case "hol": now, answer = None, {}; now = HeadOfLine(side, target, **q["of"])
-                case "repeat": answer = now.repeat(q["seconds"])
-                case "finish": answer = now.finish()
-                case "carried": answer = {"carried": side.carried() if hasattr(side, "carried") else None}
+                case "point":
+                    now = Point(side, target, **q["of"])
+                case "hol":
+                    now = HeadOfLine(side, target, **q["of"])
+                case "repeat":
+                    answer = now.repeat(q["seconds"])
+                case "finish":
+                    answer, now = now.finish(), None
+                case "carried":
+                    answer = {"carried": side.carried()}
         except Exception as e:
             answer = {"error": "%s: %s" % (type(e).__name__, e)}
         channel.send(answer)

@@ -27,9 +27,8 @@ static int look(const struct tent_job *job, batch_id_t batch, size_t task) {
 uint64_t tent_job_post(const struct tent_job *job) {
     batch_id_t batch = allocateBatchID(job->engine, job->count);
     if (batch == INVALID_BATCH) return batch;
-    if (submitTransfer(job->engine, batch, job->requests, job->count) == 0) return batch;
-    freeBatchID(job->engine, batch);
-    return INVALID_BATCH;
+    /* not freed when that fails: the next call would overwrite tent_last_error, and the run is over */
+    return submitTransfer(job->engine, batch, job->requests, job->count) == 0 ? batch : INVALID_BATCH;
 }
 
 /* 1: every task completed, and the batch is freed; 0: not over; -1: one failed, or the call did. */

@@ -2,7 +2,7 @@
 
 use crate::engine::work::Work;
 use crate::id::Incarnation;
-use crate::memory::Regions;
+use crate::memory::{NO_SLOT, Regions};
 use crate::memory::link::HostLink;
 use crate::sched::plan::Reach;
 use crate::segment::{Access, SegmentDesc};
@@ -133,7 +133,9 @@ impl Peer {
         }
         let (_, buffer) = desc.buffer_of(remote, len)?;
         let mut reach = Reach { tcp, ..Reach::default() };
-        if let (Link::Host(host), Some(access)) = (&*link, buffer.access) {
+        // a region without a slot in the guard table cannot be copied to safely
+        let guarded = buffer.access.filter(|a| a.slot != NO_SLOT);
+        if let (Link::Host(host), Some(access)) = (&*link, guarded) {
             reach.mappable = access.shm.is_some();
             reach.cross_memory = host.cma_ok();
         }

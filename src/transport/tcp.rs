@@ -10,6 +10,8 @@ mod fence;
 pub mod frame;
 mod io;
 mod server;
+#[cfg(all(test, not(loom)))]
+mod tests;
 mod upstream;
 
 use crate::id::Incarnation;
@@ -168,6 +170,16 @@ struct Conn {
     rx: Rx,
     /// Already in the ready list.
     ready: bool,
+}
+
+impl Conn {
+    /// Whether no further request is taken before answers have left: a peer that asks and does not
+    /// listen is not served further; and upstream's requests take effect in order, so that a READ that
+    /// waits to be sent must not see the WRITE behind it.
+    fn is_full(&self) -> bool {
+        let limit = if matches!(self.role, Role::UpstreamServer) { 1 } else { MAX_QUEUED };
+        self.stream.queued() >= limit
+    }
 }
 
 /// Why a connection is closed.
@@ -421,17 +433,15 @@ impl TcpTransport {
         if drained && matches!(conn.rx, Rx::Ended) {
             return Err(Close::End);
         }
-        let room = conn.stream.queued() < MAX_QUEUED;
-        Ok((more_in && room) || (conn.stream.writable && !drained))
+        Ok((more_in && !conn.is_full()) || (conn.stream.writable && !drained))
     }
 
     /// Takes input until the socket is empty or the turn is over.
     fn read_turn(&mut self, key: u64, conn: &mut Conn, moved: &mut usize) -> Result<bool, Close> {
         let begin = *moved;
         while *moved - begin < TURN_BYTES {
-            if conn.stream.queued() >= MAX_QUEUED {
-                // back-pressure: a peer that asks and does not listen is not served further; when the
-                // queue has been flushed the connection gets another turn
+            if conn.is_full() {
+                // when the queue has been flushed the connection gets another turn
                 return Ok(true);
             }
             let step = match &mut conn.rx {

@@ -1,0 +1,191 @@
+"""Tables, in Markdown, from the lines that `sweep.py` wrote. The last one sets ours against the best peer of
+its class, point by point, and marks where we are behind.
+
+    python table.py RESULTS.jsonl [--ref REFERENCE.json]...
+
+Ratios are between figures of one run; a reference was measured in another, and its ratios are a hint.
+"""
+import argparse
+import json
+import statistics
+import sys
+
+# ours: its class, and whom it is to beat there
+CLASSES = {
+    "tent-tcp": ("tcp", ["mooncake-tcp", "nixl-tcp"]),
+    "tent-cma": ("same host, any memory", ["nixl-shm"]),
+    "tent-shm": ("same host, engine's memory", ["nixl-shm", "tent-upstream-shm"]),
+}
+# a repetition beside which others used more of the cores than this says little
+CROWDED = 0.3
+# medians this close are equal: two runs of the same library differ by more
+EQUAL = 0.02
+
+
+def short(n):
+    for unit, size in (("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10)):
+        if n % size == 0:
+            return "%d%s" % (n // size, unit)
+    return str(n)
+
+
+def number(x):
+    return "%.3g" % x if abs(x) < 1000 else "%d" % x
+
+
+def time_text(us):
+    return number(us) if us < 1000 else "%.3gms" % (us / 1000)
+
+
+def span(values):
+    return "%s (%s-%s)" % (number(statistics.median(values)), number(min(values)), number(max(values)))
+
+
+def table(head, rows):
+    print("| " + " | ".join(head) + " |")
+    print("|" + "---|" * len(head))
+    for row in rows:
+        print("| " + " | ".join(str(cell) for cell in row) + " |")
+    print()
+
+
+class Measured:
+    """One point of one peer."""
+
+    def __init__(self, line):
+        self.gbps, self.p50, self.p99 = line["GBps"], line["p50_us"], line["p99_us"]
+        self.reference = "cpu_s_per_GB" in line
+        if self.reference:
+            self.cpu, self.cpu_text, self.crowd, self.wrong = line["cpu_s_per_GB"], number(line["cpu_s_per_GB"]), 0, "-"
+        else:
+            init, target = statistics.median(line["cpu_init"]), statistics.median(line["cpu_target"])
+            self.cpu, self.cpu_text = init + target, "%s (%s + %s)" % tuple(map(number, (init + target, init, target)))
+            self.crowd, self.wrong = max(line["foreign_cores"]), line["wrong_bytes"]
+
+    @property
+    def median(self):
+        return statistics.median(self.gbps)
+
+
+def point_of(line):
+    return line["op"], line["batch"], line["threads"], line["block"]
+
+
+def read(path, references):
+    lines = [json.loads(line) for line in open(path)]
+    points = {}
+    for line in lines:
+        if line["kind"] == "point" and "error" not in line:
+            points.setdefault(point_of(line), {})[line["peer"]] = Measured(line)
+    for path in references:
+        reference = json.load(open(path))
+        for line in reference["points"]:
+            if point_of(line) in points:
+                points[point_of(line)][reference["peer"]] = Measured(line)
+    return lines, points
+
+
+def head(lines):
+    run = next(line for line in lines if line["kind"] == "run")
+    print("%(when)s, %(cpus)d x %(cpu)s, Linux %(kernel)s; buffers of %(mib)d MiB, %(reps)d x %(seconds)g s in turn."
+          % dict(run, mib=run["size"] >> 20), run["note"])
+    print("Load before the run: %.2f.\n" % run["load"][0])
+
+
+def all_points(points):
+    for op, batch, threads in sorted({key[:3] for key in points}, key=lambda k: (k[2], k[1], k[0])):
+        title = "%s, batch %d" % (op, batch) + (", %d threads" % threads if threads > 1 else "")
+        print("### %s\n" % title)
+        rows = []
+        for key in sorted(k for k in points if k[:3] == (op, batch, threads)):
+            for peer, m in points[key].items():
+                rows.append([short(key[3]), peer + (" (other run)" if m.reference else ""), span(m.gbps),
+                             time_text(m.p50), time_text(m.p99), m.cpu_text, m.wrong,
+                             "%.1f" % m.crowd if m.crowd > CROWDED else ""])
+        table(["block", "peer", "GB/s median (min-max)", "p50 us", "p99 us", "CPU s/GB both (initiator + target)",
+               "wrong bytes", "cores others used"], rows)
+
+
+def head_of_line(lines):
+    rows = [[line["mode"], line["background"] or "none", line["peer"],
+             "%s (%s-%s)" % (time_text(line["p50_us"]), time_text(min(line["p50s_us"])), time_text(max(line["p50s_us"]))),
+             time_text(line["p99_us"]), time_text(line["max_us"]), span(line["background_GBps"]), line["n"]]
+            for line in lines if line["kind"] == "hol" and "error" not in line]
+    if rows:
+        print("### 64 KiB READ beside 64 MiB transfers\n")
+        table(["mode", "beside", "peer", "p50 us (min-max of repetitions)", "p99 us", "max us", "beside GB/s", "n"], rows)
+
+
+def starts(lines):
+    rows = [[line["peer"], line["engine_ms"], line["register_ms"], line["first_4k_ms"]]
+            for line in lines if line["kind"] == "started"]
+    print("### Start\n")
+    table(["peer", "engine ms", "register ms", "connect and first 4 KiB ms"], rows)
+
+
+def verdict(ours, best):
+    """Ratio of the medians with the range that the repetitions allow, and a mark where we are behind."""
+    ratio = ours.median / best.median
+    if best.reference:
+        low, high = min(ours.gbps) / max(best.gbps), max(ours.gbps) / min(best.gbps)
+    else:
+        # repetitions were made in turn: number i of one stands beside number i of the other
+        each = [a / b for a, b in zip(ours.gbps, best.gbps)]
+        low, high = min(each), max(each)
+    mark = ""
+    if ratio < 1 - EQUAL:
+        mark = "**BEHIND**" if high < 1 else "**behind**, ranges overlap"
+    return "%.2f (%.2f-%.2f)" % (ratio, low, high), mark
+
+
+def beside_best(points):
+    print("### Ours / best peer of the same class\n")
+    print("GB/s: ratio of the medians (least and greatest of the repetitions); above 1 we are ahead. p99 and CPU: below 1 "
+          "we are ahead; *slow* and *costly* mark 1.1 and more.\n")
+    rows, behind, total = [], 0, 0
+    for mine, (name, rivals) in CLASSES.items():
+        for key in sorted(points, key=lambda k: (k[2], k[1], k[0], k[3])):
+            here = points[key]
+            there = {r: here[r] for r in rivals if r in here}
+            if mine not in here or not there:
+                continue
+            best = max(there, key=lambda r: there[r].median)
+            ours, theirs = here[mine], there[best]
+            ratio, mark = verdict(ours, theirs)
+            p99, cpu = ours.p99 / theirs.p99, ours.cpu / max(theirs.cpu, 1e-9)
+            marks = [mark, "*slow*" if p99 >= 1.1 else "", "*costly*" if cpu >= 1.1 else "",
+                     "crowded" if max(ours.crowd, theirs.crowd) > CROWDED else ""]
+            total, behind = total + 1, behind + bool(mark)
+            threads = " x %d threads" % key[2] if key[2] > 1 else ""
+            rows.append([name, "%s %s x %d%s" % (key[0], short(key[3]), key[1], threads), number(ours.median),
+                         "%s %s" % (best, number(theirs.median)), ratio, "%.2f" % p99, "%.2f" % cpu,
+                         " ".join(m for m in marks if m)])
+    table(["class", "point", "ours GB/s", "best peer GB/s", "ratio", "p99 ratio", "CPU ratio", ""], rows)
+    print("Behind in GB/s at %d of %d points.\n" % (behind, total))
+
+
+def faults(lines):
+    measured = [line for line in lines if line["kind"] == "point" and "error" not in line]
+    wrong = [line for line in measured if line["wrong_bytes"]]
+    print("Checked points: %d; with wrong bytes: %s." % (len(measured), len(wrong) or "none"))
+    for line in wrong + [line for line in lines if "error" in line]:
+        print(" - `%s`" % json.dumps(line))
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("results")
+    parser.add_argument("--ref", action="append", default=[])
+    o = parser.parse_args()
+    lines, points = read(o.results, o.ref)
+    head(lines)
+    all_points(points)
+    head_of_line(lines)
+    starts(lines)
+    faults(lines)
+    print()
+    beside_best(points)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
