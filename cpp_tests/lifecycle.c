@@ -3,6 +3,14 @@
 
 #define LEN (1 * MIB)
 
+/* Memory that grows with use. ASan keeps what was freed for a while, so there it says nothing. */
+static void check_growth(const char *what, long kib) {
+    FACT("%s: %ld KiB more", what, kib);
+#ifndef __SANITIZE_ADDRESS__
+    CHECK(kib < 32 * 1024);
+#endif
+}
+
 static void one_life(uint8_t *memory) {
     transfer_engine_t e = te_create();
     char name[NAME_LEN];
@@ -35,9 +43,8 @@ int main(void) {
         CHECK_INT(count_fds(), fds);
         CHECK_INT(count_threads(), threads);
     }
-    long grown = resident_kib() - kib;
-    FACT("60 lives: %d descriptors, %d thread, %ld KiB more", fds, threads, grown);
-    CHECK(grown < 32 * 1024);
+    FACT("60 lives: %d descriptors and %d thread, as before", fds, threads);
+    check_growth("60 lives", resident_kib() - kib);
     STEP("refused lives");
     for (int i = 0; i < 60; i++) CHECK(createTransferEngine("foo://x", "127.0.0.1", "", 0, 0) == NULL);
     CHECK_INT(count_fds(), fds);
@@ -53,9 +60,7 @@ int main(void) {
         CHECK_INT(te_wait(e, b, 1, 10000, NULL), 1);
         CHECK_INT(freeBatchID(e, b), 0);
     }
-    grown = resident_kib() - kib;
-    FACT("20000 batches: %ld KiB more", grown);
-    CHECK(grown < 32 * 1024);
+    check_growth("20000 batches", resident_kib() - kib);
     destroyTransferEngine(e);
     CHECK_INT(count_fds(), fds);
     CHECK_INT(count_threads(), threads);

@@ -17,13 +17,17 @@ typedef struct {
     uint64_t remote;
 } pair_t;
 
+static void check_remote(const pair_t *p, const layout_t *l) {
+    PEER_OK(p->peer, "layout 0 %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64,
+            l->base, l->seed, l->count, l->min, l->max, (uint64_t)LOCAL_SEED);
+}
+
 /* Moves one layout to the peer and one back, and checks both regions around them. */
 static void there_and_back(const pair_t *p, const layout_t *l, size_t submits) {
     transfer_request_t *r = te_requests(l, OPCODE_WRITE, p->local, p->target, p->remote);
     te_move(p->engine, r, l->count, submits, LIMIT_MS);
     free(r);
-    PEER_OK(p->peer, "layout 0 %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64,
-            l->base, l->seed, l->count, l->min, l->max, (uint64_t)LOCAL_SEED);
+    check_remote(p, l);
     r = te_requests(l, OPCODE_READ, p->local, p->target, p->remote);
     te_move(p->engine, r, l->count, submits, LIMIT_MS);
     free(r);
@@ -70,7 +74,7 @@ static void *work(void *arg) {
     const worker_t *w = (const worker_t *)arg;
     const uint64_t window = REGION / 8;
     dice_t d = {w->index * 31 + w->threads * 1009};
-    for (uint64_t round = 0; round < 3; round++) {
+    for (uint64_t round = 0; round < 6; round++) {
         uint64_t count = 1 + dice(&d, 60);
         layout_t l = {w->index * window, d.state, count, 1, 1 + dice(&d, 400000)};
         there_and_back(w->pair, &l, 1 + dice(&d, 4) % count);
@@ -89,6 +93,49 @@ static void threads(const pair_t *p) {
         for (uint64_t i = 0; i < n; i++) CHECK_INT(pthread_join(ids[i], NULL), 0);
     }
     FACT("1 to 8 threads");
+}
+
+/* READs and WRITEs in one batch: WRITEs go to the lower half of the peer's region, READs come from the
+ * upper half of it into the upper half of ours. */
+static void mixed(const pair_t *p) {
+    for (uint64_t round = 0; round < 8; round++) {
+        layout_t down = {0, 300 + round, 1 + round * 97, 1, 90000};
+        layout_t up = {REGION / 2, 400 + round, 1 + round * 89, 1, 90000};
+        transfer_request_t *w = te_requests(&down, OPCODE_WRITE, p->local, p->target, p->remote);
+        transfer_request_t *r = te_requests(&up, OPCODE_READ, p->local, p->target, p->remote);
+        uint64_t n = down.count + up.count, i = 0, j = 0;
+        transfer_request_t *both = (transfer_request_t *)calloc(n, sizeof *both);
+        CHECK(both != NULL);
+        while (i + j < n) { /* in turn, as long as there are both */
+            bool read_next = j < up.count && (i == down.count || j < i);
+            both[i + j] = read_next ? r[j] : w[i];
+            if (read_next)
+                j++;
+            else
+                i++;
+        }
+        te_move(p->engine, both, n, 1 + round % 4 % n, LIMIT_MS);
+        free(both);
+        free(r);
+        free(w);
+        check_remote(p, &down);
+        const char *wrong = layout_verify(p->local, REGION, &up, LOCAL_SEED, REMOTE_SEED);
+        if (wrong) FAIL("READ: %s", wrong);
+    }
+    FACT("READ and WRITE in one batch");
+}
+
+/* Whatever comes to mind, for a while. The seed of a failing round is in its layout: print and fix it. */
+static void at_random(const pair_t *p, int for_ms) {
+    dice_t d = {getenv("TENT_SEED") ? strtoull(getenv("TENT_SEED"), NULL, 0) : (uint64_t)now_ms()};
+    uint64_t rounds = 0;
+    FACT("random rounds from TENT_SEED=%" PRIu64, d.state);
+    for (int64_t end = now_ms() + for_ms; now_ms() < end; rounds++) {
+        uint64_t max = (uint64_t)1 << dice(&d, 23), count = 1 + dice(&d, 1 + (32 * MIB) / (max + 64) % 1000);
+        layout_t l = {dice(&d, 64 * MIB), dice(&d, UINT64_MAX), count, 1 + dice(&d, max), max};
+        there_and_back(p, &l, 1 + dice(&d, 5) % count);
+    }
+    FACT("%" PRIu64 " random rounds", rounds);
 }
 
 /* Without leave of the kernel there is no cma, and saying so is all that can be done. */
@@ -136,6 +183,10 @@ int main(int argc, char **argv) {
     batches(&pair);
     STEP("threads");
     threads(&pair);
+    STEP("mixed");
+    mixed(&pair);
+    STEP("at random");
+    at_random(&pair, 5000);
     FACT("%lld ms", (long long)(now_ms() - begin));
     STEP("whole regions");
     PEER_OK(&peer, "check 0");

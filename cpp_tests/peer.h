@@ -141,6 +141,28 @@ static inline void peer_layout(peer_state_t *s, int fd, const char *args) {
         peer_answer(fd, "OK");
 }
 
+/* Unregisters a region while others use it; once that has succeeded, nothing may reach it any more (I6). */
+static inline void peer_withdraw(peer_state_t *s, int fd, int i) {
+    peer_region_t *r = &s->regions[i];
+    int rc = unregisterLocalMemory(s->engine, r->at);
+    if (rc != 0) {
+        peer_answer(fd, "OK %d", rc);
+        return;
+    }
+    r->registered = false;
+    pattern_fill(r->at, PEER_SEED + (uint64_t)i, 0, r->len);
+    for (int64_t end = now_ms() + 50; now_ms() < end;) {
+        int64_t bad = pattern_diff(r->at, PEER_SEED + (uint64_t)i, 0, r->len);
+        if (bad >= 0) {
+            peer_answer(fd, "ERR byte %lld was written after unregisterLocalMemory had returned 0", (long long)bad);
+            return;
+        }
+    }
+    if (registerLocalMemory(s->engine, r->at, r->len, "*", 1) != 0) FAIL("%s", tent_last_error());
+    r->registered = true;
+    peer_answer(fd, "OK 0");
+}
+
 /* Submits a WRITE to another peer and ends the process at once, in the middle of it. */
 static inline void peer_exit_amid(peer_state_t *s, const char *name, uint64_t remote, size_t len, int how) {
     uint8_t *from = map_bytes(len);
@@ -183,6 +205,11 @@ static inline bool peer_do(peer_state_t *s, int fd, const char *text) {
     } else if (sscanf(text, "unregister %d", &a) == 1) {
         s->regions[a].registered = false;
         peer_answer(fd, "OK %d", unregisterLocalMemory(s->engine, s->regions[a].at));
+    } else if (sscanf(text, "withdraw %d", &a) == 1) {
+        peer_withdraw(s, fd, a);
+    } else if (sscanf(text, "protect %d", &a) == 1) { /* as if unmapped, but the address stays taken */
+        CHECK_SYS(mprotect(s->regions[a].at, s->regions[a].len, PROT_NONE));
+        peer_answer(fd, "OK");
     } else if (sscanf(text, "inbox %d %d", &a, &b) == 2) {
         peer_inbox(s, fd, a, b);
     } else if (sscanf(text, "exit-amid %255s %llu %llu %d", word, &x, &y, &a) == 4) {

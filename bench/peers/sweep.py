@@ -51,7 +51,6 @@ class Pair:
         self.name, self.spare = name, b""
         command = [sys.executable, os.path.join(HERE, script), "--size", str(options.size),
                    "--threads", str(max(options.threads)), *arguments]
-        # frozen pairs must not be taken for lost ones: Mooncake's default logs nothing, and neither do we
         log = open(os.path.join(options.log, name + ".log"), "ab")
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
                                         env={**os.environ, **env}, start_new_session=True)

@@ -10,11 +10,11 @@ import json
 import statistics
 import sys
 
-# ours: its class, and whom it is to beat there
+# ours: its class, whom it is to beat there, and references of its class from other runs
 CLASSES = {
-    "tent-tcp": ("tcp", ["mooncake-tcp", "nixl-tcp"]),
-    "tent-cma": ("same host, any memory", ["nixl-shm"]),
-    "tent-shm": ("same host, engine's memory", ["nixl-shm", "tent-upstream-shm"]),
+    "tent-tcp": ("tcp", ["mooncake-tcp", "nixl-tcp"], []),
+    "tent-cma": ("same host, any memory", ["nixl-shm"], []),
+    "tent-shm": ("same host, engine's memory", ["nixl-shm"], ["tent-upstream-shm"]),
 }
 # a repetition beside which others used more of the cores than this says little
 CROWDED = 0.3
@@ -123,45 +123,56 @@ def starts(lines):
     table(["peer", "engine ms", "register ms", "connect and first 4 KiB ms"], rows)
 
 
-def verdict(ours, best):
-    """Ratio of the medians with the range that the repetitions allow, and a mark where we are behind."""
-    ratio = ours.median / best.median
-    if best.reference:
-        low, high = min(ours.gbps) / max(best.gbps), max(ours.gbps) / min(best.gbps)
-    else:
-        # repetitions were made in turn: number i of one stands beside number i of the other
-        each = [a / b for a, b in zip(ours.gbps, best.gbps)]
-        low, high = min(each), max(each)
-    mark = ""
-    if ratio < 1 - EQUAL:
-        mark = "**BEHIND**" if high < 1 else "**behind**, ranges overlap"
-    return "%.2f (%.2f-%.2f)" % (ratio, low, high), mark
+def each_ratio(ours, theirs):
+    """What the repetitions allow the ratio to be."""
+    if theirs.reference:
+        return [min(ours.gbps) / max(theirs.gbps), max(ours.gbps) / min(theirs.gbps)]
+    # repetitions were made in turn: number i of one stands beside number i of the other
+    return [a / b for a, b in zip(ours.gbps, theirs.gbps)]
+
+
+def ratio_text(ours, theirs):
+    each = each_ratio(ours, theirs)
+    return "%.2f (%.2f-%.2f)" % (ours.median / theirs.median, min(each), max(each))
+
+
+def behind_mark(ours, theirs):
+    if ours.median / theirs.median >= 1 - EQUAL:
+        return ""
+    return "**BEHIND**" if max(each_ratio(ours, theirs)) < 1 else "**behind**, ranges overlap"
+
+
+def beside_row(key, name, ours, best, theirs, reference):
+    p99, cpu = ours.p99 / theirs.p99, ours.cpu / max(theirs.cpu, 1e-9)
+    mark, other, other_mark = behind_mark(ours, theirs), "", ""
+    if reference:
+        other, other_mark = "%s: %s" % (number(reference.median), ratio_text(ours, reference)), behind_mark(ours, reference)
+    marks = [mark, "*slow*" if p99 >= 1.1 else "", "*costly*" if cpu >= 1.1 else "",
+             "reference: " + other_mark if other_mark else "", "crowded" if max(ours.crowd, theirs.crowd) > CROWDED else ""]
+    threads = " x %d threads" % key[2] if key[2] > 1 else ""
+    cells = [name, "%s %s x %d%s" % (key[0], short(key[3]), key[1], threads), number(ours.median),
+             "%s %s" % (best, number(theirs.median)), ratio_text(ours, theirs), "%.2f" % p99, "%.2f" % cpu, other,
+             "; ".join(m for m in marks if m)]
+    return cells, bool(mark), bool(other_mark)
 
 
 def beside_best(points):
     print("### Ours / best peer of the same class\n")
     print("GB/s: ratio of the medians (least and greatest of the repetitions); above 1 we are ahead. p99 and CPU: below 1 "
-          "we are ahead; *slow* and *costly* mark 1.1 and more.\n")
-    rows, behind, total = [], 0, 0
-    for mine, (name, rivals) in CLASSES.items():
+          "we are ahead; *slow* and *costly* mark 1.1 and more. Reference: measured in another run, so a hint only.\n")
+    rows = []
+    for mine, (name, rivals, others) in CLASSES.items():
         for key in sorted(points, key=lambda k: (k[2], k[1], k[0], k[3])):
             here = points[key]
             there = {r: here[r] for r in rivals if r in here}
-            if mine not in here or not there:
-                continue
-            best = max(there, key=lambda r: there[r].median)
-            ours, theirs = here[mine], there[best]
-            ratio, mark = verdict(ours, theirs)
-            p99, cpu = ours.p99 / theirs.p99, ours.cpu / max(theirs.cpu, 1e-9)
-            marks = [mark, "*slow*" if p99 >= 1.1 else "", "*costly*" if cpu >= 1.1 else "",
-                     "crowded" if max(ours.crowd, theirs.crowd) > CROWDED else ""]
-            total, behind = total + 1, behind + bool(mark)
-            threads = " x %d threads" % key[2] if key[2] > 1 else ""
-            rows.append([name, "%s %s x %d%s" % (key[0], short(key[3]), key[1], threads), number(ours.median),
-                         "%s %s" % (best, number(theirs.median)), ratio, "%.2f" % p99, "%.2f" % cpu,
-                         " ".join(m for m in marks if m)])
-    table(["class", "point", "ours GB/s", "best peer GB/s", "ratio", "p99 ratio", "CPU ratio", ""], rows)
-    print("Behind in GB/s at %d of %d points.\n" % (behind, total))
+            if mine in here and there:
+                best = max(there, key=lambda r: there[r].median)
+                reference = next((here[r] for r in others if r in here), None)
+                rows.append(beside_row(key, name, here[mine], best, there[best], reference))
+    table(["class", "point", "ours GB/s", "best peer GB/s", "ratio", "p99 ratio", "CPU ratio", "reference GB/s: ratio", ""],
+          [cells for cells, _, _ in rows])
+    print("Behind in GB/s at %d of %d points; behind the reference at %d." % (
+        sum(b for _, b, _ in rows), len(rows), sum(o for _, _, o in rows)))
 
 
 def faults(lines):

@@ -2,8 +2,8 @@
 
 use crate::engine::work::Work;
 use crate::id::Incarnation;
-use crate::memory::{NO_SLOT, Regions};
 use crate::memory::link::HostLink;
+use crate::memory::{NO_SLOT, Regions};
 use crate::sched::plan::Reach;
 use crate::segment::{Access, SegmentDesc};
 use crate::sync::{lock, read, write};

@@ -158,6 +158,12 @@ impl Area {
     }
 }
 
+/// Writes to memory that a test allocated from some regions, while nothing moves.
+pub(super) fn poke(addr: usize, bytes: &[u8]) {
+    // SAFETY: the callers pass memory of regions that they hold, with room for the bytes.
+    unsafe { mem::copy(addr, bytes.as_ptr().expose_provenance(), bytes.len()) };
+}
+
 struct Bench<H> {
     peer: Arc<Regions>,
     /// Ours; another engine's, so that it cannot be mistaken for the peer's.

@@ -6,7 +6,7 @@ use crate::memory::Regions;
 use crate::segment::Permission;
 use crate::slice::{Class, Op};
 use crate::sys::{host, mem};
-use crate::transport::contract::{Harness, contract_tests};
+use crate::transport::contract::{self, Harness, contract_tests};
 use std::io::{Read, Write};
 
 contract_tests!(tcp, super::Pair::new);
@@ -269,11 +269,7 @@ fn an_upstream_node_is_written_and_read_in_both_versions() {
             slot: 0,
             shm: None,
         };
-        // SAFETY: both areas are mapped, LEN bytes each, and nothing moves yet.
-        #[allow(unsafe_code, reason = "fills memory that belongs to the regions")]
-        unsafe {
-            mem::copy(local, [7_u8; 1000].as_ptr().expose_provenance(), 1000);
-        }
+        contract::poke(local, &[7; 1000]);
         let ops: Vec<_> =
             (0..8).map(|i| slice(i as u64, Op::Write, 0, knock.addr + i * 2000)).collect();
         assert_eq!(client.post(0, &ops), 8);
