@@ -201,6 +201,15 @@ static inline long resident_kib(void) {
     return kib;
 }
 
+/* The path of this program; valgrind allows no exec of /proc/self/exe itself. */
+static inline char *own_path(void) {
+    static char path[4096];
+    ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
+    if (n < 0) FAIL("/proc/self/exe: %s", strerror(errno));
+    path[n] = 0;
+    return path;
+}
+
 /* Waits for a child to end, at most so long; returns its wait status. */
 static inline int wait_child(pid_t pid, int limit_ms) {
     int status = 0;

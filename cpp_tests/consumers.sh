@@ -14,7 +14,7 @@ rm -rf "$work" && mkdir -p "$work"
 step "find_package"
 cmake -S "$here/consumer" -B "$work/cmake" -DCMAKE_PREFIX_PATH="$prefix" > "$work/cmake.log" || { cat "$work/cmake.log"; exit 1; }
 cmake --build "$work/cmake" -j 2 > "$work/build.log" || { cat "$work/build.log"; exit 1; }
-"$work/cmake/ping" && "$work/cmake/ping_mooncake" && "$work/cmake/ping_cpp"
+for ping in ping ping_mooncake ping_cpp; do "$work/cmake/$ping"; done
 
 step "plain -ltransfer_engine, and the other names"
 for name in transfer_engine tent tent_shared; do

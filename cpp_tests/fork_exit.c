@@ -55,7 +55,7 @@ static void child(way_t way, batch_id_t batch) {
     if (way == EXITS) exit(0);
 #endif
     if (way == EXECS) {
-        char self[] = "/proc/self/exe", flag[] = "--count-descriptors";
+        char *self = own_path(), flag[] = "--count-descriptors";
         char *args[] = {self, flag, NULL};
         execv(self, args);
         _exit(127);

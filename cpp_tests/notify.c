@@ -69,6 +69,24 @@ static void failed_batch(void) {
     bare_messages(); /* a message of the failed batch would come among these, and be wrong there */
 }
 
+/* A sender that ends its engine as soon as its task is COMPLETED: the message was promised with it. */
+static void goodbye(void) {
+    for (int i = 0; i < 20; i++) {
+        transfer_engine_t sender = te_create();
+        char name[] = "3 0", text[] = "0 0 0 0 0";
+        notify_msg_t message = {name, text};
+        te_register(sender, local, 4096);
+        transfer_request_t r = te_request(OPCODE_READ, local, te_open(sender, peer.name), remote, 4096);
+        batch_id_t b = allocateBatchID(sender, 1);
+        CHECK_INT(submitTransferWithNotify(sender, b, &r, 1, message), 0);
+        CHECK_INT(te_wait(sender, b, 1, 20000, NULL), 1);
+        CHECK_INT(freeBatchID(sender, b), 0);
+        destroyTransferEngine(sender);
+        PEER_OK(&peer, "inbox 1 5000");
+    }
+    pattern_fill(local, LOCAL_SEED, 0, 4096);
+}
+
 /* To ourselves: text that JSON must quote, and long text, byte for byte. */
 static void to_self(void) {
     static char longest[30001];
@@ -130,6 +148,8 @@ int main(int argc, char **argv) {
     many_senders();
     STEP("a failed batch");
     failed_batch();
+    STEP("a sender that goes");
+    goodbye();
     STEP("to ourselves");
     to_self();
     freed_by_hand();

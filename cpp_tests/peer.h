@@ -299,7 +299,7 @@ __attribute__((format(printf, 3, 4))) static inline void peer_ask(peer_t *peer, 
 static inline void peer_start(peer_t *peer) {
     int fds[2];
     char number[16], answer[PEER_ANSWER];
-    char self[] = "/proc/self/exe", flag[] = "--peer";
+    char *self = own_path(), flag[] = "--peer";
     CHECK_SYS(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds));
     snprintf(number, sizeof number, "%d", fds[1]);
     fflush(stdout);

@@ -61,7 +61,7 @@ static int victim(way_t way, int ready) {
 
 static void send_signal(way_t way, int signal_number) {
     int ready[2], status;
-    char fd[16], number[16], byte, self[] = "/proc/self/exe", flag[] = "--victim";
+    char fd[16], number[16], byte, *self = own_path(), flag[] = "--victim";
     STEP(names[way]);
     CHECK_SYS(pipe2(ready, O_CLOEXEC));
     snprintf(fd, sizeof fd, "%d", ready[1]);

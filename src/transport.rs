@@ -49,8 +49,9 @@ pub trait Transport: Send + std::fmt::Debug {
     /// Takes slices for a rail that is up; returns how many, counted from the front.
     fn post(&mut self, rail: u32, ops: &[SliceOp]) -> usize;
 
-    /// Moves bytes and appends what has happened; returns whether anything moved.
-    fn poll(&mut self, events: &mut Vec<TransportEvent>) -> bool;
+    /// Moves bytes and appends what has happened; returns the bytes moved, at least 1 if anything
+    /// happened, else 0.
+    fn poll(&mut self, events: &mut Vec<TransportEvent>) -> usize;
 
     /// Gives the rail up: its slices complete with a fault, then `RailDown` follows.
     fn abort(&mut self, rail: u32);

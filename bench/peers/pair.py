@@ -62,9 +62,10 @@ class Side:
         """What really carried the bytes, if the peer can tell."""
         return None
 
-    def fill(self, seed, ranges):
+    def fill(self, seed, ranges, inverted):
+        """The pattern that is to be moved, or what no byte of it equals: for the destination, before."""
         for at, n in chunks(ranges):
-            self.view[at:at + n] = pattern(seed, at, n)
+            self.view[at:at + n] = ~pattern(seed, at, n) if inverted else pattern(seed, at, n)
 
     def wrong_bytes(self, seed, ranges):
         return sum(int(np.count_nonzero(self.view[at:at + n] != pattern(seed, at, n))) for at, n in chunks(ranges))
@@ -113,6 +114,10 @@ class Channel:
         return json.loads(line) if line else None
 
 
+class TargetDied(Exception):
+    pass
+
+
 class Target:
     """The initiator's handle of its target."""
 
@@ -125,11 +130,14 @@ class Target:
     def answer(self):
         value = self.channel.receive()
         if value is None:
-            raise RuntimeError("the target died: status %s" % self.process.wait())
+            raise TargetDied("the target died: status %s" % self.process.wait())
         return value
 
     def ask(self, command, **more):
-        self.channel.send(dict(more, c=command))
+        try:
+            self.channel.send(dict(more, c=command))
+        except BrokenPipeError:
+            pass  # the answer is missing, too
         return self.answer()
 
 
@@ -142,7 +150,7 @@ def serve(side, channel):
             case "cpu":
                 answer = {"cpu": cpu_s()}
             case "fill":
-                side.fill(q["seed"], q["ranges"])
+                side.fill(q["seed"], q["ranges"], q["inverted"])
             case "check":
                 answer = {"wrong": side.wrong_bytes(q["seed"], q["ranges"])}
             case "connect":
@@ -172,8 +180,8 @@ class Point:
         ranges = [(0, span)]
         if span > CHECK_ALL:
             ranges = [(k * (span // 16), MB) for k in range(16)] + [(span - MB, MB)]
-        self.side.fill(seed if self.op == "WRITE" else seed + 7, ranges)
-        self.target.ask("fill", seed=seed if self.op == "READ" else seed + 7, ranges=ranges)
+        self.side.fill(seed, ranges, inverted=self.op == "READ")
+        self.target.ask("fill", seed=seed, ranges=ranges, inverted=self.op == "WRITE")
         self.jobs[0][0]()
         if self.op == "READ":
             return self.side.wrong_bytes(seed, ranges)
@@ -326,6 +334,9 @@ def lead(side, channel):
                     answer, now = now.finish(), None
                 case "carried":
                     answer = {"carried": side.carried()}
+        except TargetDied as e:
+            channel.send({"error": str(e), "dead": True})
+            return
         except Exception as e:
             answer = {"error": "%s: %s" % (type(e).__name__, e)}
         channel.send(answer)

@@ -55,7 +55,11 @@ class Pair:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
                                         env={**os.environ, **env}, start_new_session=True)
         log.close()
-        self.started = self.answer(PATIENCE_S)
+        try:
+            self.started = self.answer(PATIENCE_S)
+        except Dead:
+            self.kill()
+            raise
         self.freeze()
 
     def freeze(self):
@@ -136,8 +140,9 @@ class Run:
             try:
                 answer = self.pair(name).ask(command, **more)
             except Dead as e:
-                self.pairs.pop(name).kill()
-                answer = {"error": str(e)}
+                answer = {"error": str(e), "dead": True}
+            if "dead" in answer and name in self.pairs:
+                self.pairs.pop(name).kill()  # the next point starts it anew
             if "error" in answer:
                 broken[name] = answer["error"]
             return answer
@@ -174,8 +179,8 @@ class Run:
         for name, reps, final in self.in_turn(names, "hol", of, 4 * self.options.seconds):
             p50s, big = [r["p50_us"] for r in reps], [r["background_GBps"] for r in reps]
             self.emit(kind="hol", peer=name, **of, p50s_us=p50s, background_GBps=big, **final)
-            shown.append("%s %g/%g us, %.2f GB/s" % (name, final["p50_us"], final["p99_us"], statistics.median(big)))
-        print("64K READ beside %s (%s): %s" % (background, mode, "; ".join(shown)), flush=True)
+            shown.append("%s %.0f/%.0f us, %.2f GB/s" % (name, final["p50_us"], final["p99_us"], statistics.median(big)))
+        print("64K READ beside %s (%s), p50/p99: %s" % (background or "nothing", mode, "; ".join(shown)), flush=True)
 
     def carried(self):
         """What our engine says went over which transport; anything but the one asked for is a failure."""
@@ -192,7 +197,10 @@ class Run:
     def everything(self):
         o = self.options
         for name in o.peers:
-            self.pair(name)
+            try:
+                self.pair(name)
+            except Dead as e:
+                self.emit(kind="started", peer=name, error="%s; see %s" % (e, o.log))
         for threads in o.threads:
             for block, batch in o.points:
                 if block * batch * threads <= o.size:

@@ -118,7 +118,7 @@ def head_of_line(lines):
 
 def starts(lines):
     rows = [[line["peer"], line["engine_ms"], line["register_ms"], line["first_4k_ms"]]
-            for line in lines if line["kind"] == "started"]
+            for line in lines if line["kind"] == "started" and "error" not in line]
     print("### Start\n")
     table(["peer", "engine ms", "register ms", "connect and first 4 KiB ms"], rows)
 

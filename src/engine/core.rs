@@ -26,6 +26,7 @@ use crate::transport::tcp::{TcpShared, TcpTransport};
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Duration;
 
 /// Deadlines of all tasks: the control thread looks when the next one may have come.
 #[derive(Debug)]
@@ -293,7 +294,7 @@ fn make_lanes(
     let weak = Arc::downgrade(lanes);
     let maker = || weak.clone() as Weak<dyn RailMaker>;
     // polling needs a core that nobody else needs
-    let spin = if host::cpu_count() > 1 { config.spin } else { std::time::Duration::ZERO };
+    let spin = if host::cpu_count() > 1 { config.spin } else { Duration::ZERO };
     let shared = TcpShared::new(Arc::clone(regions), lanes.net, SEND_BUFFER).map_err(failed)?;
     let mut listener = Some(listener);
     let mut all = Vec::new();
@@ -311,6 +312,8 @@ fn make_lanes(
         };
         let siblings = u32::try_from(siblings).unwrap_or(1);
         let driver = Driver::new(index, siblings, transports, maker(), config);
+        // a copy is done by whoever asks for it; polling for the next would only take its core
+        let spin = if index < lanes.net { spin } else { Duration::ZERO };
         all.push(Lane::new(index, driver, spin, Arc::clone(panicked)).map_err(failed)?);
     }
     Ok(all)
@@ -326,4 +329,4 @@ fn next_tag() -> u64 {
 /// something else for half a millisecond, little enough that late binding is late (D3).
 const SEND_BUFFER: usize = 1 << 20;
 /// An overdue task that has not ended yet is looked at again after so long.
-const AGAIN: std::time::Duration = std::time::Duration::from_millis(20);
+const AGAIN: Duration = Duration::from_millis(20);

@@ -50,7 +50,8 @@ struct LaneRail {
 #[derive(Debug)]
 struct LanePeer {
     peer: Arc<Peer>,
-    rails: Vec<u32>,
+    /// Shared, so that a turn can hold it without a copy.
+    rails: Arc<[u32]>,
     life: u32,
 }
 
@@ -126,13 +127,13 @@ impl Driver {
         self.transports.iter().filter_map(|t| t.wait_fd()).collect()
     }
 
-    /// One turn; returns whether anything moved. Bounded: each rail claims up to its window, each
+    /// One turn; returns about how many bytes moved, 0 if nothing happened. Bounded: each rail claims up to its window, each
     /// connection moves a bounded number of bytes.
-    pub(super) fn turn(&mut self, shared: &LaneShared, now: Instant) -> bool {
+    pub(super) fn turn(&mut self, shared: &LaneShared, now: Instant) -> usize {
         self.take_news(shared);
-        let mut moved = self.pull(now);
+        let mut moved = usize::from(self.pull(now));
         for index in 0..self.transports.len() {
-            moved |= self.transports[index].poll(&mut self.events);
+            moved += self.transports[index].poll(&mut self.events);
         }
         let mut events = std::mem::take(&mut self.events);
         for event in events.drain(..) {
@@ -215,7 +216,7 @@ impl Driver {
         for peer in shared.take_peers() {
             self.peers.entry(peer.id).or_insert_with(|| LanePeer {
                 peer: Arc::clone(&peer),
-                rails: Vec::new(),
+                rails: Arc::default(),
                 life: u32::MAX,
             });
             if !self.active.contains(&peer.id) {
@@ -233,8 +234,8 @@ impl Driver {
         let mut at = 0;
         while let Some(id) = self.active.get(at).copied() {
             self.renew_rails(id, now);
-            let rails = self.peers.get(&id).map_or_else(Vec::new, |p| p.rails.clone());
-            for rail in &rails {
+            let rails = self.peers.get(&id).map(|p| Arc::clone(&p.rails)).unwrap_or_default();
+            for rail in &*rails {
                 moved |= self.fill(*rail, now);
             }
             if self.still_active(id, &rails) {
@@ -268,24 +269,13 @@ impl Driver {
     fn renew_rails(&mut self, id: u32, now: Instant) {
         let Some(entry) = self.peers.get_mut(&id) else { return };
         let life = entry.peer.life.load(Ordering::Acquire);
-        let old = if entry.life == life { Vec::new() } else { std::mem::take(&mut entry.rails) };
-        let fresh = entry.life != life;
-        entry.life = life;
-        let peer = Arc::clone(&entry.peer);
-        for rail in old {
-            self.abort_rail(rail as usize, now);
-            self.rails[rail as usize] = None;
-            self.free_rails.push(rail);
+        if entry.life != life {
+            entry.life = life;
+            let (peer, old) = (Arc::clone(&entry.peer), std::mem::take(&mut entry.rails));
+            self.replace_rails(&peer, &old, now);
         }
-        if fresh {
-            let link = peer.link();
-            let maker = self.maker.upgrade();
-            for spec in maker.map_or_else(Vec::new, |m| m.rails(self.lane, &peer, &link)) {
-                self.add_rail(&peer, spec);
-            }
-        }
-        let rails = self.peers.get(&id).map_or_else(Vec::new, |p| p.rails.clone());
-        for number in rails {
+        let rails = self.peers.get(&id).map(|p| Arc::clone(&p.rails)).unwrap_or_default();
+        for number in rails.iter().copied() {
             let Some(rail) = self.rails[number as usize].as_mut() else { continue };
             match rail.state {
                 RailState::Idle => {}
@@ -302,10 +292,22 @@ impl Driver {
         }
     }
 
-    fn add_rail(&mut self, peer: &Arc<Peer>, spec: RailSpec) {
-        let Some(transport) = self.transports.iter().position(|t| t.kind() == spec.kind) else {
-            return;
-        };
+    fn replace_rails(&mut self, peer: &Arc<Peer>, old: &[u32], now: Instant) {
+        for rail in old {
+            self.abort_rail(*rail as usize, now);
+            self.rails[*rail as usize] = None;
+            self.free_rails.push(*rail);
+        }
+        let maker = self.maker.upgrade();
+        let specs = maker.map_or_else(Vec::new, |m| m.rails(self.lane, peer, &peer.link()));
+        let rails = specs.into_iter().filter_map(|spec| self.add_rail(peer, spec)).collect();
+        if let Some(entry) = self.peers.get_mut(&peer.id) {
+            entry.rails = rails;
+        }
+    }
+
+    fn add_rail(&mut self, peer: &Arc<Peer>, spec: RailSpec) -> Option<u32> {
+        let transport = self.transports.iter().position(|t| t.kind() == spec.kind)?;
         let rail = LaneRail {
             transport,
             peer: Arc::clone(peer),
@@ -322,9 +324,7 @@ impl Driver {
             u32::try_from(self.rails.len() - 1).unwrap_or(u32::MAX)
         });
         self.rails[number as usize] = Some(rail);
-        if let Some(entry) = self.peers.get_mut(&peer.id) {
-            entry.rails.push(number);
-        }
+        Some(number)
     }
 
     /// Claims for one rail while what it has in flight is below its window (D3, I5).

@@ -150,7 +150,7 @@ impl Lane {
     }
 
     /// A caller's turn: `None` when somebody else has the lane.
-    pub(super) fn caller_turn(&self, now: Instant) -> Option<bool> {
+    pub(super) fn caller_turn(&self, now: Instant) -> Option<usize> {
         let mut driver = try_lock(&self.driver)?;
         self.caller_turns.fetch_add(1, Ordering::Relaxed);
         Some(driver.turn(&self.shared, now))
@@ -191,6 +191,7 @@ impl Lane {
         let mut active = Instant::now();
         let mut spins = Spins::default();
         let mut helpers = 0;
+        let mut bulk = false;
         while !self.stop.load(Ordering::Acquire) {
             let turns = self.caller_turns.load(Ordering::Relaxed);
             let callers_drive = turns.wrapping_sub(seen) >= MANY_TURNS;
@@ -205,7 +206,10 @@ impl Lane {
                 self.stand_by();
                 continue;
             };
-            if driver.turn(&self.shared, now) {
+            let moved = driver.turn(&self.shared, now);
+            if moved > 0 {
+                // a stream of large pieces is worth a wake-up; polling for it would cost more
+                bulk = moved >= BULK;
                 let more = driver.has_work();
                 drop(driver);
                 if more {
@@ -215,7 +219,7 @@ impl Lane {
                 active = now;
                 continue;
             }
-            if now.since(active) < self.spin && spins.worth_it() {
+            if !bulk && now.since(active) < self.spin && spins.worth_it() {
                 drop(driver);
                 std::hint::spin_loop();
                 continue;
@@ -303,6 +307,8 @@ impl Spins {
 
 const WAKE: u64 = 0;
 const TRANSPORT: u64 = 1;
+/// A turn that moved so many bytes belongs to a large transfer.
+const BULK: usize = 64 << 10;
 /// So many caller turns between two looks mean that a caller polls in a loop.
 const MANY_TURNS: u64 = 4;
 /// How long the thread leaves the lane to polling callers before it looks again.

@@ -93,7 +93,7 @@ impl Lanes {
     }
 
     /// A turn for the calling thread on a lane of the family, its own first: `None` if all are taken.
-    pub(super) fn help(&self, family: Family) -> Option<bool> {
+    pub(super) fn help(&self, family: Family) -> Option<usize> {
         let lanes = self.of(family);
         let home = home();
         let now = Instant::now();

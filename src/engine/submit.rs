@@ -229,7 +229,7 @@ impl Core {
                 let text = format!("batch {:x} is not over after {timeout:?}", batch.id.0);
                 return Err(Error::new(ErrorKind::TimedOut, text));
             }
-            if family.is_some_and(|f| self.lanes.help(f) == Some(true)) {
+            if family.is_some_and(|f| self.lanes.help(f).is_some_and(|moved| moved > 0)) {
                 idle_since = now;
             } else if family.is_none() || now.since(idle_since) > HELP_IDLE {
                 self.lanes.hand_over(Family::Net);

@@ -48,7 +48,7 @@ impl Transport for CmaTransport {
         self.rails.post(rail, ops, copy)
     }
 
-    fn poll(&mut self, events: &mut Vec<TransportEvent>) -> bool {
+    fn poll(&mut self, events: &mut Vec<TransportEvent>) -> usize {
         self.rails.poll(events)
     }
 

@@ -42,7 +42,7 @@ impl Transport for LocalTransport {
         self.rails.post(rail, ops, |target, op| copy(target, op).map_err(CopyFailure::Slice))
     }
 
-    fn poll(&mut self, events: &mut Vec<TransportEvent>) -> bool {
+    fn poll(&mut self, events: &mut Vec<TransportEvent>) -> usize {
         self.rails.poll(events)
     }
 
@@ -140,10 +140,10 @@ impl<R> CopyRails<R> {
         1
     }
 
-    pub(super) fn poll(&mut self, events: &mut Vec<TransportEvent>) -> bool {
-        let moved = !self.events.is_empty();
+    pub(super) fn poll(&mut self, events: &mut Vec<TransportEvent>) -> usize {
+        let told = self.events.len();
         events.append(&mut self.events);
-        moved
+        told
     }
 
     /// Nothing is ever in flight between two calls, so there is nothing to complete first.

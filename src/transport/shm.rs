@@ -41,7 +41,7 @@ impl Transport for ShmTransport {
         self.rails.post(rail, ops, copy)
     }
 
-    fn poll(&mut self, events: &mut Vec<TransportEvent>) -> bool {
+    fn poll(&mut self, events: &mut Vec<TransportEvent>) -> usize {
         self.rails.poll(events)
     }
 

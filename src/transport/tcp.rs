@@ -617,16 +617,16 @@ impl Transport for TcpTransport {
         }
     }
 
-    fn poll(&mut self, events: &mut Vec<TransportEvent>) -> bool {
+    fn poll(&mut self, events: &mut Vec<TransportEvent>) -> usize {
         self.gather();
         let mut moved = 0;
         for _ in 0..self.ready.len() {
             let Some(key) = self.ready.pop_front() else { break };
             moved += self.turn(key);
         }
-        let any = moved > 0 || !self.events.is_empty();
+        moved = moved.max(self.events.len());
         events.append(&mut self.events);
-        any
+        moved
     }
 
     fn abort(&mut self, rail: u32) {
