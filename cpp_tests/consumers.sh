@@ -49,6 +49,6 @@ LD_LIBRARY_PATH=$work/other LD_PRELOAD=$lib/libtransfer_engine.so "$work/ping_ot
 
 step "valgrind"
 valgrind --quiet --error-exitcode=9 --leak-check=full --show-leak-kinds=definite,indirect,possible \
-  --errors-for-leak-kinds=definite,indirect,possible --trace-children=yes "$work/cmake/ping"
+  --errors-for-leak-kinds=definite,indirect,possible --suppressions="$here/valgrind.supp" --trace-children=yes "$work/cmake/ping"
 echo "valgrind: no error, no leak"
 echo "PASS consumers"

@@ -67,9 +67,9 @@ impl TaskRef {
         self.task().spec.route.get().is_some_and(|r| r.kind == kind)
     }
 
-    /// A claimed piece is over.
-    pub(super) fn piece_over(&self, landed: u64) {
-        if self.task().progress.piece_over(landed) {
+    /// A claimed piece of `len` bytes is over, landed or not.
+    pub(super) fn piece_over(&self, len: u64, landed: bool) {
+        if self.task().progress.piece_over(len, landed) {
             self.batch.end(self.task());
         }
     }

@@ -365,12 +365,12 @@ impl Driver {
     /// Posts one piece; `false`: the rail takes no more now, the piece went back.
     fn post(&mut self, number: u32, piece: Piece, now: Instant) -> bool {
         let Some(rail) = self.rails[number as usize].as_mut() else {
-            piece.task.piece_over(0);
+            piece.lost();
             return false;
         };
         if piece.task.task().progress.stopped().is_some() {
             // given back before its task was stopped
-            piece.task.piece_over(0);
+            piece.lost();
             return true;
         }
         let spec = &piece.task.task().spec;
@@ -433,7 +433,7 @@ impl Driver {
         self.free_attempts.push(index);
         self.account(rail, &piece, fault.is_none(), now);
         match fault {
-            None => piece.task.piece_over(piece.len),
+            None => piece.task.piece_over(piece.len, true),
             Some(SliceFault::RailLost) => self.retry(rail, piece),
             Some(fault) => {
                 let name = self.rail_name(rail);
@@ -446,7 +446,7 @@ impl Driver {
                 piece.task.stop(Stop::Fail, || {
                     format!("{} bytes at {at:#x} of {} over {name}: {why}", piece.len, peer.name)
                 });
-                piece.task.piece_over(0);
+                piece.lost();
             }
         }
     }
@@ -479,7 +479,7 @@ impl Driver {
         if piece.tries > MAX_TRIES || piece.task.task().progress.stopped().is_some() {
             let name = self.rail_name(rail);
             piece.task.stop(Stop::Fail, || format!("{name} broke {MAX_TRIES} times"));
-            piece.task.piece_over(0);
+            piece.lost();
             return;
         }
         let peer = Arc::clone(&piece.task.task().spec.peer);

@@ -2,7 +2,7 @@
 //! landed, how it ended. Shared by the caller and every lane; model-checked with loom.
 
 use crate::engine::TaskState;
-use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU8, AtomicU64, Ordering};
 
 /// Why a task is to end before its range has landed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,8 +19,9 @@ pub(super) struct Progress {
     len: u64,
     /// First byte that nobody has claimed.
     cursor: AtomicU64,
-    /// Pieces claimed and not over, plus one while anything is unclaimed. Zero: the task has ended.
-    open: AtomicU32,
+    /// Bytes that nobody will move any more: landed, lost for good, or never to be claimed. All of them:
+    /// the task has ended.
+    over: AtomicU64,
     landed: AtomicU64,
     stop: AtomicU8,
     state: AtomicU8,
@@ -31,7 +32,7 @@ impl Progress {
         Self {
             len,
             cursor: AtomicU64::new(0),
-            open: AtomicU32::new(1),
+            over: AtomicU64::new(0),
             landed: AtomicU64::new(0),
             stop: AtomicU8::new(0),
             state: AtomicU8::new(TaskState::Waiting as u8),
@@ -45,10 +46,6 @@ impl Progress {
         loop {
             let rest = self.len.checked_sub(begin).filter(|r| *r > 0)?;
             let len = max(rest).clamp(1, rest);
-            // the last claim takes over the count that stood for "something is unclaimed"
-            if len < rest {
-                self.open.fetch_add(1, Ordering::AcqRel);
-            }
             match self.cursor.compare_exchange(
                 begin,
                 begin + len,
@@ -61,13 +58,7 @@ impl Progress {
                     }
                     return Some((begin, len));
                 }
-                Err(now) => {
-                    if len < rest {
-                        // cannot reach zero: whoever moved the cursor holds a count
-                        self.open.fetch_sub(1, Ordering::AcqRel);
-                    }
-                    begin = now;
-                }
+                Err(now) => begin = now,
             }
         }
     }
@@ -77,13 +68,15 @@ impl Progress {
         self.state.compare_exchange(waiting, pending, Ordering::AcqRel, Ordering::Acquire).ok();
     }
 
-    /// A claimed piece is over, with `landed` bytes in place. `true` for the one call that ends the
-    /// task: that caller must [`Progress::settle`] it (I2).
+    /// A claimed piece of `len` bytes is over, landed or not. `true` for the one call that ends the task:
+    /// that caller must [`Progress::settle`] it (I2).
     #[must_use]
-    pub(super) fn piece_over(&self, landed: u64) -> bool {
-        // I2: counted before the count that lets anybody see the end
-        self.landed.fetch_add(landed, Ordering::AcqRel);
-        self.open.fetch_sub(1, Ordering::AcqRel) == 1
+    pub(super) fn piece_over(&self, len: u64, landed: bool) -> bool {
+        if landed {
+            // I2: counted before the count that lets anybody see the end
+            self.landed.fetch_add(len, Ordering::AcqRel);
+        }
+        self.over.fetch_add(len, Ordering::AcqRel) + len == self.len
     }
 
     /// Lets the task end without claiming the rest; the first reason wins. `true`: as [`piece_over`].
@@ -94,8 +87,9 @@ impl Progress {
         if self.stop.compare_exchange(0, why as u8, Ordering::AcqRel, Ordering::Acquire).is_err() {
             return false;
         }
-        let unclaimed = self.cursor.swap(self.len, Ordering::AcqRel) < self.len;
-        unclaimed && self.open.fetch_sub(1, Ordering::AcqRel) == 1
+        let unclaimed = self.len - self.cursor.swap(self.len, Ordering::AcqRel);
+        // nothing unclaimed: the end belongs to the last piece, or has been
+        unclaimed > 0 && self.piece_over(unclaimed, false)
     }
 
     pub(super) fn stopped(&self) -> Option<Stop> {
@@ -155,7 +149,7 @@ mod tests {
                 prop_assert!(piece > 0);
                 expect += piece;
                 turn += 1;
-                let last = progress.piece_over(piece);
+                let last = progress.piece_over(piece, true);
                 prop_assert_eq!(last, expect == len);
                 if turn > 100_000 { break; }
                 if turn % 7 == 0 && sizes[turn % sizes.len()] == 0 { break; }
@@ -173,7 +167,7 @@ mod tests {
         assert!(!progress.stop(Stop::Cancel), "I3: a piece is still under way");
         assert!(progress.claim(|_| 40).is_none());
         assert!(!progress.stop(Stop::Fail), "the first reason wins");
-        assert!(progress.piece_over(40));
+        assert!(progress.piece_over(40, true));
         assert_eq!(progress.settle(), TaskState::Canceled);
         assert_eq!(progress.landed(), 40);
     }
@@ -183,7 +177,7 @@ mod tests {
         let progress = Progress::new(10);
         progress.claim(|_| 10).unwrap();
         assert!(!progress.stop(Stop::TimeOut));
-        assert!(progress.piece_over(10));
+        assert!(progress.piece_over(10, true));
         assert_eq!(progress.settle(), TaskState::Completed);
     }
 }
@@ -196,7 +190,7 @@ mod loom_tests {
 
     fn claim_all(progress: &Progress, ends: &AtomicUsize) {
         while let Some((_, len)) = progress.claim(|_| 2) {
-            if progress.piece_over(len) {
+            if progress.piece_over(len, true) {
                 ends.fetch_add(1, Ordering::SeqCst);
                 progress.settle();
             }

@@ -166,7 +166,7 @@ impl Core {
         for task in tasks {
             let spec = &task.task().spec;
             if spec.len == 0 {
-                task.piece_over(0); // nothing to land: it has completed
+                task.piece_over(0, true); // nothing to land: it has completed
             } else if spec.route.get().is_some() {
                 ready.push(task.clone());
             } else {

@@ -20,6 +20,11 @@ pub(super) struct Piece {
 }
 
 impl Piece {
+    /// It will not be moved any more.
+    pub(super) fn lost(&self) {
+        self.task.piece_over(self.len, false);
+    }
+
     pub(super) fn class(&self) -> Class {
         self.task.task().spec.class
     }
@@ -120,7 +125,7 @@ impl Work {
     pub(super) fn purge(&self) {
         let (_, pieces) = self.remove(|task| task.task().progress.stopped().is_some());
         for piece in pieces {
-            piece.task.piece_over(0);
+            piece.lost();
         }
     }
 
@@ -132,7 +137,7 @@ impl Work {
         }
         for piece in pieces {
             piece.task.stop(Stop::Fail, || text.to_owned());
-            piece.task.piece_over(0);
+            piece.lost();
         }
     }
 
