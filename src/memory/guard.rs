@@ -505,7 +505,7 @@ mod tests;
 
 #[cfg(test)]
 #[cfg(loom)]
-mod model {
+mod loom_tests {
     use super::protocol;
     use loom::cell::UnsafeCell;
     use loom::sync::Arc;

@@ -146,7 +146,7 @@ const CLOSED: u64 = 1 << 63;
 
 #[cfg(test)]
 #[cfg(loom)]
-mod model {
+mod loom_tests {
     use super::*;
     use loom::cell::UnsafeCell;
     use loom::sync::Arc;
