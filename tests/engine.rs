@@ -238,7 +238,7 @@ fn a_deadline_and_a_cancel_end_a_task_quietly() {
     assert_eq!(p.run(&[p.request(Op::Read, 0, 0, 1 << 20)]), TaskState::Completed);
 }
 
-/// D2, I1: one range is pulled by every rail, here two pairs of loopback addresses.
+/// D2, I1, I9: one range is pulled by every rail, here two pairs of loopback addresses.
 #[test]
 fn a_large_range_goes_over_all_rails() {
     let addrs = ["127.0.0.2".parse().unwrap(), "127.0.0.3".parse().unwrap()];

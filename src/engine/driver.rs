@@ -327,7 +327,8 @@ impl Driver {
         Some(number)
     }
 
-    /// Claims for one rail while what it has in flight is below its window (D3, I5).
+    /// Claims for one rail while what it has in flight is below its window (D3, I5). Only a rail that is
+    /// up claims (I4), and one with room leaves nothing that it may take (I9).
     fn fill(&mut self, number: u32, now: Instant) -> bool {
         let mut moved = false;
         let mut copied = 0;

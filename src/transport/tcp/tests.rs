@@ -300,6 +300,38 @@ fn an_upstream_node_is_written_and_read_in_both_versions() {
     }
 }
 
+/// I4: before it is up, and after it went down, a rail takes nothing.
+#[test]
+fn a_rail_that_is_not_up_takes_nothing() {
+    let peer = regions();
+    let mut pair = Pair::new(&peer);
+    let op = SliceOp {
+        token: 0,
+        op: Op::Read,
+        class: Class::Bulk,
+        local: 4096,
+        remote: 4096,
+        len: 1,
+        key: 0,
+        slot: 0,
+        shm: None,
+    };
+    assert_eq!(pair.client.post(0, &[op]), 0);
+    let target = pair.target();
+    pair.client.connect(0, &target);
+    assert_eq!(pair.client.post(0, &[op]), 0, "still connecting");
+    let mut events = Vec::new();
+    let deadline = crate::time::Instant::now().after(Duration::from_secs(10));
+    while events.is_empty() {
+        assert!(crate::time::Instant::now() < deadline);
+        pair.client.poll(&mut events);
+        pair.settle();
+    }
+    assert_eq!(events, [TransportEvent::RailUp { rail: 0 }]);
+    pair.client.abort(0);
+    assert_eq!(pair.client.post(0, &[op]), 0);
+}
+
 #[test]
 fn a_permission_is_asked_of_every_request() {
     let mut knock = Knock::new();
