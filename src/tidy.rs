@@ -145,7 +145,8 @@ fn lists_sources_and_headers_name_the_same_exports() {
             }
         }
         let ours = exported.keys().filter(|name| name.starts_with("tent_") == is_ours);
-        for name in ours.chain(&declared).filter(|name| !lines.contains(&name.as_str())) {
+        let all: BTreeSet<&String> = ours.chain(&declared).collect();
+        for name in all.into_iter().filter(|name| !lines.contains(&name.as_str())) {
             let at = exported.get(name).map_or(header, String::as_str);
             found.push(format!("{at}: {name} is not in {list}: add it there"));
         }

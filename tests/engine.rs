@@ -1,5 +1,7 @@
 //! The engine through its Rust API: two engines of one process, real sockets.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers fail the test by panicking")]
+
 use std::time::Duration;
 use tent::{
     Config, Engine, ErrorKind, Notification, Op, Permission, RegionSpec, Request, RequestOptions,

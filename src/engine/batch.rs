@@ -382,7 +382,8 @@ const MAX_BATCHES: usize = 1 << 20;
 /// Tags of engines (12 bits of the id, without all zeros and all ones).
 const TAGS: u64 = 1 << 12;
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
 

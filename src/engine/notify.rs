@@ -57,7 +57,8 @@ const MAX_BYTES: usize = 256 << 20;
 /// Senders whose last message is remembered.
 const MAX_SENDERS: usize = 1 << 16;
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
     use crate::control::wire::NotifyOrigin;

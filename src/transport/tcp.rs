@@ -10,7 +10,8 @@ mod fence;
 pub mod frame;
 mod io;
 mod server;
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests;
 mod upstream;
 
