@@ -147,7 +147,7 @@ static void *open_liar(void *arg) {
 }
 
 static void rpc_liars(int stop) {
-    opening_t o[RPC_LIES];
+    static opening_t o[RPC_LIES]; /* the liars outlive this function */
     pthread_t liars[RPC_LIES], openers[RPC_LIES];
     for (int i = 0; i < RPC_LIES; i++) {
         memset(&o[i], 0, sizeof o[i]);

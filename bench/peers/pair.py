@@ -170,7 +170,7 @@ class Point:
             raise ValueError("does not fit the buffer")
         self.jobs = [[side.make(op, block, batch, (t * per_thread + k) * batch) for k in range(per_thread)]
                      for t in range(threads)]
-        self.seconds = []
+        self.repetitions = []
         self.wrong = self.verify()
 
     def verify(self):
@@ -227,14 +227,14 @@ class Point:
         taken = self.all_threads(seconds)
         wall = time.perf_counter() - begin
         mine, theirs, busy = cpu_s() - mine, self.target.ask("cpu")["cpu"] - theirs, busy_s() - busy
-        self.seconds += taken
+        self.repetitions.append(taken)
         gb = len(taken) * self.block * self.batch / 1e9
         return {"GBps": gb / wall, "cpu_init": mine / gb, "cpu_target": theirs / gb, "n": len(taken),
                 "foreign_cores": max(0.0, busy - mine - theirs) / wall}
 
     def finish(self):
         self.wrong += self.verify()
-        s = self.seconds
+        s = sum(self.repetitions, [])
         return {"p50_us": percentile_us(s, .5), "p99_us": percentile_us(s, .99), "p999_us": percentile_us(s, .999),
                 "n": len(s), "wrong_bytes": self.wrong}
 
@@ -244,14 +244,14 @@ class HeadOfLine:
     interface by the same thread ("async"), or made one after the other by a second one ("threads")."""
 
     def __init__(self, side, target, mode, background):
-        self.side, half = side, side.size // 2 // HOL_BIG
+        self.target, half = target, side.size // 2 // HOL_BIG
         self.small = [side.make("READ", HOL_SMALL, 1, k) for k in range(min(512, side.size // 2 // HOL_SMALL))]
         self.posts, self.bigs = [], []
         if background and mode == "async":
             self.posts = [side.post(background, HOL_BIG, half + k) for k in range(half)]
         elif background:
             self.bigs = [side.make(background, HOL_BIG, 1, half + k) for k in range(half)]
-        self.seconds = []
+        self.repetitions = []
 
     def repeat(self, seconds):
         stop, failed = threading.Event(), []
@@ -269,6 +269,7 @@ class HeadOfLine:
         if thread:
             thread.start()
             time.sleep(.2)
+        mine, theirs, busy = cpu_s(), self.target.ask("cpu")["cpu"], busy_s()
         try:
             taken, wall, big = self.measure(seconds)
         finally:
@@ -277,8 +278,10 @@ class HeadOfLine:
                 thread.join()
         if failed:
             raise failed[0]
-        self.seconds += taken
-        return {"p50_us": percentile_us(taken, .5), "n": len(taken), "background_GBps": big * HOL_BIG / 1e9 / wall}
+        mine, theirs, busy = cpu_s() - mine, self.target.ask("cpu")["cpu"] - theirs, busy_s() - busy
+        self.repetitions.append(taken)
+        return {"p50_us": percentile_us(taken, .5), "n": len(taken), "background_GBps": big * HOL_BIG / 1e9 / wall,
+                "foreign_cores": max(0.0, busy - mine - theirs) / wall}
 
     def measure(self, seconds):
         taken, before, begin = [], self.done, time.perf_counter()
@@ -304,7 +307,7 @@ class HeadOfLine:
         self.live = live
 
     def finish(self):
-        s = self.seconds
+        s = sum(self.repetitions, [])
         return {"p50_us": percentile_us(s, .5), "p99_us": percentile_us(s, .99), "max_us": percentile_us(s, 1),
                 "n": len(s)}
 
@@ -329,6 +332,8 @@ def lead(side, channel):
                 case "hol":
                     now = HeadOfLine(side, target, **q["of"])
                 case "repeat":
+                    if q["again"]:
+                        now.repetitions.pop()
                     answer = now.repeat(q["seconds"])
                 case "finish":
                     answer, now = now.finish(), None

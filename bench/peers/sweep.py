@@ -16,6 +16,8 @@ import subprocess
 import sys
 import time
 
+import pair
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 KB, MB, GB = 1 << 10, 1 << 20, 1 << 30
 NIXL_SHM = {"NIXL_UCX_EH": "none", "UCX_TLS": "posix,sysv,cma,self", "NIXL_PTHR_DELAY_US": "100000"}
@@ -36,6 +38,9 @@ FULL = [(block, batch) for batch in (1, 8, 64) for block in (4 * KB, 64 * KB, MB
 QUICK = [(4 * KB, 1), (64 * KB, 1), (MB, 1), (64 * MB, 1), (MB, 8), (4 * KB, 64)]
 # beyond the time that a command is meant to take; the largest batches take seconds
 PATIENCE_S = 90
+# a repetition beside which others used more of the cores than this is made again, while patience lasts
+CROWDED = 0.3
+QUIET_LOOK_S = 0.2
 SIZES = {"K": KB, "M": MB, "G": GB}
 
 
@@ -115,6 +120,7 @@ class Run:
     def __init__(self, options):
         self.options, self.pairs, self.failures = options, {}, 0
         self.out = open(options.out, "w")
+        self.patience = options.patience
 
     def emit(self, **line):
         self.failures += bool(line.get("error") or line.get("wrong_bytes"))
@@ -150,10 +156,17 @@ class Run:
         for name in names:
             step(name, kind, of=of)
         for _ in range(self.options.reps):
-            for name in names:
-                answer = step(name, "repeat", seconds=seconds)
-                if name not in broken:
-                    reps[name].append(answer)
+            again = False
+            while True:
+                self.wait_for_quiet()
+                begin = time.monotonic()
+                turn = {name: step(name, "repeat", seconds=seconds, again=again) for name in names if name not in broken}
+                again = any(a.get("foreign_cores", 0) > CROWDED for a in turn.values())
+                if not again or self.patience <= 0:
+                    break
+                self.patience -= time.monotonic() - begin
+            for name in set(turn) - set(broken):
+                reps[name].append(turn[name])
         for name in names:
             final[name] = step(name, "finish")
         for name in names:
@@ -161,6 +174,15 @@ class Run:
                 self.emit(kind=kind, peer=name, **of, error=broken[name])
             else:
                 yield name, reps[name], final[name]
+
+    def wait_for_quiet(self):
+        """Waits, while patience lasts, until nobody else uses the cores; all pairs are frozen."""
+        while self.patience > 0:
+            before = pair.busy_s()
+            time.sleep(QUIET_LOOK_S)
+            if pair.busy_s() - before <= CROWDED * QUIET_LOOK_S:
+                return
+            self.patience -= QUIET_LOOK_S
 
     def point(self, op, block, batch, threads):
         of = {"op": op, "block": block, "batch": batch, "threads": threads}
@@ -212,8 +234,8 @@ class Run:
         self.carried()
 
     def close(self):
-        for pair in self.pairs.values():
-            pair.end()
+        for each in self.pairs.values():
+            each.end()
 
 
 def short(n):
@@ -258,6 +280,8 @@ def options():
     parser.add_argument("--size", help="buffer per process; default what fits")
     parser.add_argument("--hol", nargs="?", const="usual", choices=["usual", "all", "no"],
                         help="head of line: 64 KiB READs beside 64 MiB transfers")
+    parser.add_argument("--patience", type=float, help="seconds in all to wait for a quiet machine and to make again "
+                        "what was crowded; default 60, with --full 900")
     parser.add_argument("--out", required=True)
     parser.add_argument("--log", required=True, help="folder for what the processes print")
     parser.add_argument("--note", default="", help="kept in the results: versions, for one")
@@ -268,6 +292,7 @@ def options():
         parser.error("no such peer: " + ", ".join(unknown))
     o.threads = [int(t) for t in o.threads.split(",")]
     o.reps = o.reps or (5 if o.full else 2)
+    o.patience = o.patience if o.patience is not None else 900 if o.full else 60
     o.seconds = o.seconds or (.5 if o.full else .2)
     o.size = size_of(o.size) if o.size else min(room_for(len(o.peers)), GB if o.full else 256 * MB)
     chosen = [p.split(":") for p in o.points.split(",")] if o.points else []

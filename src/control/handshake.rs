@@ -19,6 +19,7 @@ use super::wire::{self, Frame, FrameKind, Notify};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync;
 use crate::sys::evloop::{Epoll, Event, EventFd, Interest};
+use crate::sys::host;
 use crate::time::Instant;
 
 mod bind;
@@ -183,6 +184,7 @@ struct Loop {
 
 impl Loop {
     fn run(&mut self) {
+        host::block_signals();
         let mut events = [Event::EMPTY; EVENTS_PER_TURN];
         let mut now = Instant::now();
         self.tick(now);

@@ -114,7 +114,8 @@ pub(super) struct Batch {
     count: AtomicUsize,
     pub(super) submit: Mutex<()>,
     unfinished: AtomicUsize,
-    /// Earliest deadline of an unfinished task, in clock nanoseconds; `u64::MAX` without one.
+    /// No later than the earliest deadline of an unfinished task, in clock nanoseconds; `u64::MAX`
+    /// without one.
     pub(super) deadline: AtomicU64,
     pub(super) follow: Mutex<Option<Follow>>,
     failure: Mutex<String>,
@@ -187,7 +188,6 @@ impl Batch {
     }
 
     fn all_ended(&self) {
-        self.deadline.store(u64::MAX, Ordering::Release);
         if let Some(follow) = lock(&self.follow).take() {
             if self.status().state == TaskState::Completed {
                 self.on_end.send(follow);

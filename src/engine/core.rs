@@ -59,6 +59,8 @@ impl Deadlines {
                 next = next.min(earliest);
                 return;
             }
+            // taken out before the tasks are looked at, so that one that comes meanwhile is not lost
+            batch.deadline.store(u64::MAX, Ordering::Release);
             let mut rest = u64::MAX;
             for index in 0..batch.count() {
                 let Some(task) = batch.task(index).filter(|t| !t.progress.state().is_final())
@@ -74,8 +76,7 @@ impl Deadlines {
                     rest = rest.min(task.spec.deadline.0);
                 }
             }
-            batch.deadline.store(rest, Ordering::Release);
-            next = next.min(rest);
+            next = next.min(batch.deadline.fetch_min(rest, Ordering::AcqRel).min(rest));
         });
         for task in &overdue {
             task.stop(Stop::TimeOut, || "the deadline came first".into());

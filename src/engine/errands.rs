@@ -12,6 +12,7 @@ use crate::engine::{Notification, submit};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Incarnation, SegmentId};
 use crate::sync::{lock, spawn};
+use crate::sys::host;
 use crate::time::Instant;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, Weak};
@@ -129,6 +130,7 @@ impl Errands {
     }
 
     fn run(&self) {
+        host::block_signals();
         while let Some(errand) = self.next() {
             match errand {
                 Errand::Send(follow) => {

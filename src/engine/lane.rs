@@ -5,6 +5,7 @@ use crate::engine::driver::Driver;
 use crate::engine::peer::Peer;
 use crate::sync::{lock, spawn, try_lock};
 use crate::sys::evloop::{Epoll, Event, EventFd, Interest};
+use crate::sys::host;
 use crate::time::Instant;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -187,6 +188,7 @@ impl Lane {
     }
 
     fn run(&self) {
+        host::block_signals();
         let mut seen = self.caller_turns.load(Ordering::Relaxed);
         let mut active = Instant::now();
         let mut spins = Spins::default();

@@ -108,6 +108,17 @@ pub fn random_u128() -> io::Result<u128> {
     Ok(u128::from_ne_bytes(bytes))
 }
 
+/// Keeps the process's signals away from the calling thread: a host's handlers are made for its own
+/// threads, not for a small stack of ours.
+pub fn block_signals() {
+    // SAFETY: all zeros is a valid set, to be filled by the next call.
+    let mut all: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `all` is valid for writing.
+    unsafe { libc::sigfillset(&raw mut all) };
+    // SAFETY: `all` is a filled set; the old mask is not asked for.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut()) };
+}
+
 /// Counts the forks between the process that first asked and this one. What was made under another
 /// number belongs to the parent: its threads are not here, and its shared mappings are not ours to
 /// write to. One load once armed; arm it early by calling it.
