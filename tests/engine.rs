@@ -220,6 +220,19 @@ fn a_message_follows_its_batch_once_and_in_order() {
 }
 
 #[test]
+fn a_message_is_not_lost_when_its_sender_ends_at_once() {
+    for _ in 0..10 {
+        let p = pair(TCP, 4096);
+        let batch = p.a.allocate_batch(1).unwrap();
+        let message = Notification { name: vec![], message: b"last".to_vec() };
+        p.a.submit_notify(batch, &[p.request(Op::Write, 0, 0, 4096)], p.to, message).unwrap();
+        while !p.a.status(batch, 0).unwrap().state.is_final() {}
+        p.a.shutdown();
+        assert_eq!(p.b.take_notifications().len(), 1);
+    }
+}
+
+#[test]
 fn a_deadline_and_a_cancel_end_a_task_quietly() {
     let p = pair(TCP, 64 << 20);
     let batch = p.a.allocate_batch(2).unwrap();

@@ -13,7 +13,7 @@ use crate::sync::lock;
 use crate::sys::evloop::EventFd;
 use crate::time::Instant;
 use arc_swap::ArcSwapOption;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -114,6 +114,10 @@ pub(super) struct Batch {
     count: AtomicUsize,
     pub(super) submit: Mutex<()>,
     unfinished: AtomicUsize,
+    /// As `unfinished`, but counted down before a task's end can be seen: at zero the message goes out.
+    unsettled: AtomicUsize,
+    /// A task did not complete: no message follows.
+    spoiled: AtomicBool,
     /// No later than the earliest deadline of an unfinished task, in clock nanoseconds; `u64::MAX`
     /// without one.
     pub(super) deadline: AtomicU64,
@@ -135,6 +139,8 @@ impl Batch {
             count: AtomicUsize::new(0),
             submit: Mutex::new(()),
             unfinished: AtomicUsize::new(0),
+            unsettled: AtomicUsize::new(0),
+            spoiled: AtomicBool::new(false),
             deadline: AtomicU64::new(u64::MAX),
             follow: Mutex::new(None),
             failure: Mutex::new(String::new()),
@@ -172,6 +178,7 @@ impl Batch {
             let index = u32::try_from(index).unwrap_or(u32::MAX);
             refs.push(TaskRef { batch: Arc::clone(self), index });
         }
+        self.unsettled.fetch_add(refs.len(), Ordering::AcqRel);
         self.unfinished.fetch_add(refs.len(), Ordering::AcqRel);
         self.count.store(begin + refs.len(), Ordering::Release);
         refs
@@ -181,20 +188,29 @@ impl Batch {
     fn end(&self, task: &Task) {
         // before the state: a caller that sees the end may unregister at once (I6)
         lock(&task.spec.pin).take();
+        if task.progress.outcome() != TaskState::Completed {
+            self.spoiled.store(true, Ordering::Release);
+        }
+        // before the state too: a caller that sees the end may shut the engine down at once
+        if self.unsettled.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.send_follow();
+        }
         task.progress.settle();
         if self.unfinished.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.all_ended();
         }
     }
 
-    fn all_ended(&self) {
-        if let Some(follow) = lock(&self.follow).take() {
-            if self.status().state == TaskState::Completed {
-                self.on_end.send(follow);
-            } else {
-                log::warn!("batch {:x} did not complete: its notification is not sent", self.id.0);
-            }
+    fn send_follow(&self) {
+        let Some(follow) = lock(&self.follow).take() else { return };
+        if self.spoiled.load(Ordering::Acquire) {
+            log::warn!("batch {:x} did not complete: its notification is not sent", self.id.0);
+        } else {
+            self.on_end.send(follow);
         }
+    }
+
+    fn all_ended(&self) {
         if self.waiters.load(Ordering::SeqCst) > 0 {
             drop(lock(&self.gate));
             self.wake.notify_all();

@@ -234,7 +234,7 @@ impl Core {
         if std::mem::replace(&mut *ended, true) {
             return;
         }
-        self.errands.stop();
+        self.errands.stop(self.config.quiet_timeout);
         let mut running = Vec::new();
         self.batches.each(|batch| {
             for index in 0..batch.count() {

@@ -30,7 +30,8 @@ enum Errand {
 struct Queue {
     errands: VecDeque<Errand>,
     running: bool,
-    stop: bool,
+    /// The engine ends: messages that wait are sent until then, nothing else.
+    stop: Option<Instant>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -102,7 +103,7 @@ impl Errands {
     /// Queues an errand; it comes back when it cannot be taken.
     fn add(&self, errand: Errand) -> Option<Errand> {
         let mut queue = lock(&self.queue);
-        if queue.stop || queue.errands.len() >= MAX_ERRANDS {
+        if queue.stop.is_some() || queue.errands.len() >= MAX_ERRANDS {
             log::warn!("errand dropped: the engine is shutting down or {MAX_ERRANDS} wait");
             return Some(errand);
         }
@@ -145,9 +146,13 @@ impl Errands {
 
     fn next(&self) -> Option<Errand> {
         let queue = lock(&self.queue);
-        let idle = |q: &mut Queue| q.errands.is_empty() && !q.stop;
+        let idle = |q: &mut Queue| q.errands.is_empty() && q.stop.is_none();
         let waited = self.more.wait_timeout_while(queue, IDLE, idle);
         let (mut queue, _) = waited.unwrap_or_else(std::sync::PoisonError::into_inner);
+        if queue.stop.is_some_and(|until| Instant::now() >= until) && !queue.errands.is_empty() {
+            log::warn!("{} notifications are lost: the engine ends", queue.errands.len());
+            queue.errands.clear();
+        }
         let next = queue.errands.pop_front();
         // from here on a newcomer starts a new thread
         queue.running = next.is_some();
@@ -183,15 +188,19 @@ impl Errands {
         submit::enqueue(&self.lanes, &ready);
     }
 
-    /// Ends the thread; what waits is dropped, its tasks fail.
-    pub(super) fn stop(&self) {
+    /// Ends the thread. Messages that wait are sent first, for up to `timeout`; tasks that wait for a
+    /// second look are canceled.
+    pub(super) fn stop(&self, timeout: Duration) {
         let thread = {
             let mut queue = lock(&self.queue);
-            queue.stop = true;
-            for errand in queue.errands.drain(..) {
-                if let Errand::Look(_, _, tasks) = errand {
-                    for task in tasks {
-                        task.stop(Stop::Cancel, || "the engine is shutting down".into());
+            queue.stop = Some(Instant::now().after(timeout));
+            for errand in std::mem::take(&mut queue.errands) {
+                match errand {
+                    Errand::Send(_) => queue.errands.push_back(errand),
+                    Errand::Look(_, _, tasks) => {
+                        for task in tasks {
+                            task.stop(Stop::Cancel, || "the engine is shutting down".into());
+                        }
                     }
                 }
             }

@@ -97,9 +97,9 @@ impl Progress {
         [Stop::Fail, Stop::Cancel, Stop::TimeOut].into_iter().find(|s| *s as u8 == code)
     }
 
-    /// Fixes the final state; called once, by whoever was told so.
-    pub(super) fn settle(&self) -> TaskState {
-        let state = if self.landed.load(Ordering::Acquire) == self.len {
+    /// How the task ends, for whoever was told to settle it.
+    pub(super) fn outcome(&self) -> TaskState {
+        if self.landed.load(Ordering::Acquire) == self.len {
             TaskState::Completed
         } else {
             match self.stopped() {
@@ -107,9 +107,12 @@ impl Progress {
                 Some(Stop::TimeOut) => TaskState::TimedOut,
                 Some(Stop::Fail) | None => TaskState::Failed,
             }
-        };
-        self.state.store(state as u8, Ordering::Release);
-        state
+        }
+    }
+
+    /// Shows the end; called once, by whoever was told so.
+    pub(super) fn settle(&self) {
+        self.state.store(self.outcome() as u8, Ordering::Release);
     }
 
     pub(super) fn state(&self) -> TaskState {
@@ -156,7 +159,8 @@ mod tests {
                 if turn % 7 == 0 && sizes[turn % sizes.len()] == 0 { break; }
             }
             if expect == len {
-                prop_assert_eq!(progress.settle(), TaskState::Completed);
+                progress.settle();
+                prop_assert_eq!(progress.state(), TaskState::Completed);
             }
         }
     }
@@ -169,7 +173,7 @@ mod tests {
         assert!(progress.claim(|_| 40).is_none());
         assert!(!progress.stop(Stop::Fail), "the first reason wins");
         assert!(progress.piece_over(40, true));
-        assert_eq!(progress.settle(), TaskState::Canceled);
+        assert_eq!(progress.outcome(), TaskState::Canceled);
         assert_eq!(progress.landed(), 40);
     }
 
@@ -179,7 +183,7 @@ mod tests {
         progress.claim(|_| 10).unwrap();
         assert!(!progress.stop(Stop::TimeOut));
         assert!(progress.piece_over(10, true));
-        assert_eq!(progress.settle(), TaskState::Completed);
+        assert_eq!(progress.outcome(), TaskState::Completed);
     }
 }
 
