@@ -44,6 +44,8 @@ struct LaneRail {
     failures: u32,
     figures: Arc<RailFigures>,
     busy_since: Instant,
+    /// Given up because of a deadline, and not down yet: the transport asks for the fence.
+    fencing_since: Option<Instant>,
 }
 
 /// What this lane keeps of a peer.
@@ -190,7 +192,14 @@ impl Driver {
         rails.sort_unstable();
         rails.dedup();
         for rail in rails {
-            log::warn!("rail {}: no answer before the deadline, reset", self.rail_name(rail));
+            let Some(Some(r)) = self.rails.get_mut(rail as usize) else { continue };
+            match r.fencing_since {
+                // when the peer cannot be asked for so long, its own rule keeps it from writing
+                Some(since) if now.since(since) < FENCE_TIME => continue,
+                Some(_) => log::warn!("rail {}: given up without a fence", r.figures.name),
+                None => log::warn!("rail {}: no answer before the deadline", r.figures.name),
+            }
+            r.fencing_since.get_or_insert(now);
             self.abort_rail(rail as usize, now);
         }
     }
@@ -318,6 +327,7 @@ impl Driver {
             failures: 0,
             figures: peer.add_figures(spec.name, spec.kind.name()),
             busy_since: Instant::NEVER,
+            fencing_since: None,
         };
         let number = self.free_rails.pop().unwrap_or_else(|| {
             self.rails.push(None);
@@ -505,6 +515,7 @@ impl Driver {
             r.peer.rails_up.fetch_sub(1, Ordering::AcqRel);
         }
         r.figures.up.store(false, Ordering::Relaxed);
+        r.fencing_since = None;
         r.failures += 1;
         let pause = RETRY_FIRST * (1 << r.failures.min(7));
         r.state = RailState::Waiting(now.after(pause));
@@ -572,5 +583,8 @@ const MAX_SLICES: u32 = 1024;
 const MAX_TRIES: u32 = 4;
 /// Failed connects in a row after which a peer without any rail is given up.
 const MAX_CONNECTS: u32 = 4;
+/// How long a fence is asked for before a deadline is told without: longer than the time after which
+/// the peer drops a silent connection by itself.
+const FENCE_TIME: Duration = Duration::from_millis(2200);
 /// First pause before a broken rail is tried again; doubles.
 const RETRY_FIRST: Duration = Duration::from_millis(5);

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
 
 /// One range of memory for a vectored call: address and bytes.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +47,17 @@ pub fn no_pacing(stream: &TcpStream) {
 
 /// Built into every kernel.
 const RENO: &[u8] = b"reno";
+
+/// How long ago the last bytes arrived in the kernel; zero if it does not say.
+pub fn since_last_data(stream: &TcpStream) -> Duration {
+    // SAFETY: all zeros is a valid tcp_info.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut len = socklen::<libc::tcp_info>();
+    let (fd, pointer) = (stream.as_raw_fd(), (&raw mut info).cast());
+    // SAFETY: `pointer` and `len` describe `info`; the kernel fills at most `len` bytes.
+    unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, pointer, &raw mut len) };
+    Duration::from_millis(u64::from(info.tcpi_last_data_recv))
+}
 
 /// Makes the next close a reset, which throws away what the kernel still holds for the peer.
 pub fn reset_on_close(stream: &TcpStream) {

@@ -20,6 +20,7 @@ use crate::memory::{Pin, Regions};
 use crate::slice::{Capabilities, DownCause, SliceFault, SliceOp, TransportEvent, TransportKind};
 use crate::sys::evloop::{self, Epoll, Event, EventFd, Interest};
 use crate::sys::net;
+use crate::time::Instant;
 use crate::transport::{RailTarget, Transport};
 use crossbeam_queue::ArrayQueue;
 use fence::{Fences, Gate};
@@ -171,6 +172,8 @@ struct Conn {
     rx: Rx,
     /// Already in the ready list.
     ready: bool,
+    /// When bytes came last.
+    heard: Instant,
 }
 
 impl Conn {
@@ -275,7 +278,8 @@ impl TcpTransport {
         // a connection under way says by an edge when it stands
         stream.writable = !matches!(role, Role::Client { .. } | Role::Upstream { .. });
         stream.readable = stream.writable;
-        slot.conn = Some(Box::new(Conn { stream, role, rx: Rx::Head, ready: false }));
+        let heard = Instant::now();
+        slot.conn = Some(Box::new(Conn { stream, role, rx: Rx::Head, ready: false, heard }));
         self.make_ready(key);
         Ok(key)
     }
@@ -458,7 +462,10 @@ impl TcpTransport {
                     self.refuse_rest(conn, left);
                     continue;
                 }
-                Rx::Body { dst, left, .. } => {
+                Rx::Body { dst, left, pin, .. } => {
+                    if pin.is_some() {
+                        conn.heard = fresh(&conn.stream, conn.heard)?;
+                    }
                     let step = conn.stream.fill_payload(*dst, *left)?;
                     if let Moved::Bytes(n) = step {
                         *dst += n;
@@ -571,6 +578,17 @@ impl TcpTransport {
     fn done(&mut self, token: u64, fault: Option<SliceFault>) {
         self.events.push(TransportEvent::Done { token, fault });
     }
+}
+
+/// Refuses input that has lain in the kernel for longer than the agreed limit: this process was stopped,
+/// and the peer may have told its caller meanwhile that the transfer failed (I3). The clock is read here
+/// and not passed in, for the stop may come in the middle of a turn.
+fn fresh(stream: &Stream, heard: Instant) -> Result<Instant, Close> {
+    let now = Instant::now();
+    if now.since(heard) > frame::SILENCE && net::since_last_data(stream.socket()) > frame::SILENCE {
+        return Err(Close::Failed(DownCause::Aborted));
+    }
+    Ok(now)
 }
 
 /// Maps a connect or socket error to what it means for the rail.

@@ -77,6 +77,8 @@ pub(super) struct ClientRail {
     lost: Vec<Pending>,
     /// It was up before: the connections under way are for the fence.
     was_up: bool,
+    /// The lane gave it up: when the fence stands it goes down.
+    giving_up: bool,
 }
 
 impl ClientRail {
@@ -88,6 +90,7 @@ impl ClientRail {
             pending: PendingTable::default(),
             lost: Vec::new(),
             was_up: false,
+            giving_up: false,
         }
     }
 }
@@ -184,7 +187,9 @@ impl TcpTransport {
                     Status::WrongPeer => return Err(Close::Failed(DownCause::WrongPeer)),
                     _ => return Err(protocol),
                 }
-                self.welcomed(rail, lane);
+                if self.welcomed(rail, lane) {
+                    return Err(Close::Failed(DownCause::Aborted));
+                }
             }
             (Kind::Ack, Stage::Open) => {
                 let r = self.client_rail(rail).ok_or(protocol)?;
@@ -218,13 +223,15 @@ impl TcpTransport {
         }
     }
 
-    /// One connection was welcomed; with the second the rail is up, or the fence is complete.
-    fn welcomed(&mut self, rail: u32, lane: usize) {
-        let Some(r) = self.client_rail(rail) else { return };
+    /// One connection was welcomed; with the second the rail is up, or the fence is complete. `true`: the
+    /// fence was all that the rail was kept for.
+    fn welcomed(&mut self, rail: u32, lane: usize) -> bool {
+        let Some(r) = self.client_rail(rail) else { return true };
         r.open[lane] = true;
         if !(r.open[0] && r.open[1]) {
-            return;
+            return false;
         }
+        let giving_up = r.giving_up;
         let lost = std::mem::take(&mut r.lost);
         if !std::mem::replace(&mut r.was_up, true) {
             self.events.push(TransportEvent::RailUp { rail });
@@ -232,6 +239,7 @@ impl TcpTransport {
         for piece in lost {
             self.done(piece.token, Some(SliceFault::RailLost));
         }
+        giving_up
     }
 
     /// A connection of the rail is gone (already out of its slot).
@@ -275,8 +283,15 @@ impl TcpTransport {
         self.client_down(rail, cause);
     }
 
+    /// Gives the rail up: the first time behind a fence, if it has WRITEs to fence; a second call, while
+    /// that is under way, ends it without.
     pub(super) fn abort_client(&mut self, rail: u32) {
-        self.client_closed(rail, Close::Failed(DownCause::Aborted));
+        let Some(r) = self.client_rail(rail) else { return };
+        let first = !std::mem::replace(&mut r.giving_up, true);
+        let must_fence =
+            r.pending.entries.iter().any(|(_, p)| p.is_some_and(|p| p.op == Op::Write));
+        let cause = if first && must_fence { DownCause::Reset } else { DownCause::Aborted };
+        self.client_closed(rail, Close::Failed(cause));
     }
 
     /// The rail is over: what still waits for a fence will not get one.

@@ -8,6 +8,7 @@
 //! bytes of padding}; v2 answers with an 8-byte status.
 
 use crate::id::Incarnation;
+use std::time::Duration;
 
 /// First 8 bytes of our hello.
 pub const MAGIC: [u8; 8] = *b"TENT-D1\x7e";
@@ -17,6 +18,9 @@ pub const HELLO_LEN: usize = 64;
 pub const HEAD_LEN: usize = 32;
 /// Longest payload that a head may announce; a longer one is garbage.
 pub const MAX_PAYLOAD: u32 = 16 << 20;
+/// The agreed limit: a server writes nothing from a connection of ours whose payload stood still for
+/// longer, for its initiator may have told its caller that the transfer failed (D5).
+pub const SILENCE: Duration = Duration::from_secs(2);
 /// Bytes of upstream's request.
 pub const UPSTREAM_LEN: usize = 24;
 /// Bytes of upstream's v2 status.
