@@ -13,7 +13,7 @@
 //! | 512 KiB | 10.5      | 14.9 | 2.9                        | 15.7 |
 //! | 1 MiB   | 9.0       | 14.3 | 9.5                        | 15.3 |
 //!
-//! `cargo test --release --lib sys::mem::copy::tests::measure -- --ignored --nocapture`
+//! `cargo run --release --example bench`
 //!
 //! In cache the two are equal. Below 256 KiB streaming gains nothing, and what is that small is likely to
 //! be read soon.
@@ -143,40 +143,6 @@ mod tests {
             // SAFETY: both ranges lie within the vector, which nobody else uses meanwhile.
             unsafe { copy(base + to, base + from, len) };
             prop_assert!(memory == expected);
-        }
-    }
-
-    #[test]
-    #[expect(clippy::disallowed_methods, reason = "a measurement, and sys does not know time.rs")]
-    #[ignore = "a measurement, for release builds on a quiet machine"]
-    fn measure() {
-        const TOTAL: usize = 256 << 20;
-        let src = vec![1_u8; TOTAL + 64];
-        let mut dst = vec![2_u8; TOTAL + 64];
-        let from = src.as_ptr().expose_provenance();
-        for (piece, skew) in [4_usize << 10, 64 << 10, 256 << 10, 512 << 10, 1 << 20]
-            .into_iter()
-            .flat_map(|piece| [(piece, 0), (piece, 3)])
-        {
-            let to = dst.as_mut_ptr().expose_provenance() + skew;
-            let mut best = [0.0_f64; 2];
-            for round in 0..10 {
-                let start = std::time::Instant::now();
-                for at in (0..TOTAL).step_by(piece) {
-                    if round % 2 == 0 {
-                        let to = ptr::with_exposed_provenance_mut::<u8>(to + at);
-                        let from = ptr::with_exposed_provenance::<u8>(from + at);
-                        // SAFETY: within the two vectors, which nobody else uses meanwhile.
-                        unsafe { ptr::copy(from, to, piece) };
-                    } else {
-                        // SAFETY: as above.
-                        unsafe { copy(to + at, from + at, piece) };
-                    }
-                }
-                let took = start.elapsed().as_secs_f64();
-                best[round % 2] = best[round % 2].max(TOTAL as f64 / took / 1e9);
-            }
-            println!("{piece} +{skew}: memmove {:.2} here {:.2} GB/s", best[0], best[1]);
         }
     }
 }

@@ -86,9 +86,9 @@ impl Knock {
     /// Lets the server work until `stream` has given `want` bytes or its end.
     fn hear(&mut self, stream: &mut TcpStream, want: usize) -> Vec<u8> {
         let (mut heard, mut buffer) = (Vec::new(), [0; 4096]);
-        let deadline = crate::time::Instant::now().after(Duration::from_secs(10));
+        let deadline = Instant::now().after(Duration::from_secs(10));
         while heard.len() < want {
-            assert!(crate::time::Instant::now() < deadline, "heard only {} bytes", heard.len());
+            assert!(Instant::now() < deadline, "heard only {} bytes", heard.len());
             self.server.poll(&mut Vec::new());
             match stream.read(&mut buffer[..(want - heard.len()).min(4096)]) {
                 Ok(0) => break,
@@ -198,9 +198,9 @@ fn a_new_connection_in_the_same_place_fences_the_old_one() {
     // half a payload arrives, the rest stays behind
     let write = knock.write(0, &[1; 1000], key);
     old.write_all(&write[..HEAD_LEN + 500]).unwrap();
-    let deadline = crate::time::Instant::now().after(Duration::from_secs(10));
+    let deadline = Instant::now().after(Duration::from_secs(10));
     while knock.byte(499) != 1 {
-        assert!(crate::time::Instant::now() < deadline);
+        assert!(Instant::now() < deadline);
         knock.server.poll(&mut Vec::new());
     }
     let mut new = knock.dial();
@@ -249,9 +249,9 @@ fn an_upstream_node_is_written_and_read_in_both_versions() {
         client.connect(0, &RailTarget::Upstream(UpstreamTarget { remote: knock.at, v1, conns: 3 }));
         let mut events = Vec::new();
         let mut until = |events: &mut Vec<TransportEvent>, client: &mut TcpTransport, count| {
-            let deadline = crate::time::Instant::now().after(Duration::from_secs(10));
+            let deadline = Instant::now().after(Duration::from_secs(10));
             while events.len() < count {
-                assert!(crate::time::Instant::now() < deadline, "{events:?}");
+                assert!(Instant::now() < deadline, "{events:?}");
                 client.poll(events);
                 knock.server.poll(&mut Vec::new());
             }
@@ -321,9 +321,9 @@ fn a_rail_that_is_not_up_takes_nothing() {
     pair.client.connect(0, &target);
     assert_eq!(pair.client.post(0, &[op]), 0, "still connecting");
     let mut events = Vec::new();
-    let deadline = crate::time::Instant::now().after(Duration::from_secs(10));
+    let deadline = Instant::now().after(Duration::from_secs(10));
     while events.is_empty() {
-        assert!(crate::time::Instant::now() < deadline);
+        assert!(Instant::now() < deadline);
         pair.client.poll(&mut events);
         pair.settle();
     }
