@@ -227,6 +227,27 @@ pub unsafe fn copy_process(
     Ok(())
 }
 
+/// Copies within this process, and says so if `dst` is not mapped instead of ending the process.
+///
+/// # Errors
+/// `EFAULT`: one of the ranges is not mapped.
+///
+/// # Safety
+/// `dst` may be overwritten now, `len` bytes of it, and `src` may be read. Where the kernel does not
+/// allow the call at all (a seccomp filter), both must be mapped.
+pub unsafe fn copy_checked(dst: usize, src: usize, len: usize) -> io::Result<()> {
+    let pid = super::host::pid();
+    // SAFETY: the caller's promise.
+    match unsafe { copy_process(pid, Direction::ToPeer, src, dst, len) } {
+        Err(Stopped { done: 0, cause }) if cause.raw_os_error() != Some(libc::EFAULT) => {
+            // SAFETY: the caller's promise, mapped memory included.
+            unsafe { copy(dst, src, len) };
+            Ok(())
+        }
+        outcome => outcome.map_err(|stopped| stopped.cause),
+    }
+}
+
 /// Reads up to 8 bytes at `remote` in process `pid`, low byte first.
 ///
 /// # Errors

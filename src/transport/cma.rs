@@ -41,7 +41,10 @@ impl Transport for CmaTransport {
     }
 
     fn connect(&mut self, rail: u32, to: &RailTarget) {
-        self.rails.connect(rail, HostRail::new(to).filter(|rail| rail.link.cma_ok()));
+        let allowed = |rail: HostRail| {
+            if rail.link.cma_ok() { Ok(rail) } else { Err(DownCause::Unreachable) }
+        };
+        self.rails.connect(rail, HostRail::new(to).and_then(allowed));
     }
 
     fn post(&mut self, rail: u32, ops: &[SliceOp]) -> usize {

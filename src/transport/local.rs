@@ -33,9 +33,9 @@ impl Transport for LocalTransport {
 
     fn connect(&mut self, rail: u32, to: &RailTarget) {
         let RailTarget::Local(regions) = to else {
-            return self.rails.connect(rail, None);
+            return self.rails.connect(rail, Err(DownCause::Unreachable));
         };
-        self.rails.connect(rail, Some(Arc::clone(regions)));
+        self.rails.connect(rail, Ok(Arc::clone(regions)));
     }
 
     fn post(&mut self, rail: u32, ops: &[SliceOp]) -> usize {
@@ -104,15 +104,16 @@ impl<R> Default for CopyRails<R> {
 
 impl<R> CopyRails<R> {
     /// Brings a rail up with what it needs to copy, or reports that it cannot be.
-    pub(super) fn connect(&mut self, rail: u32, with: Option<R>) {
+    pub(super) fn connect(&mut self, rail: u32, with: Result<R, DownCause>) {
         let index = rail as usize;
         if self.rails.len() <= index {
             self.rails.resize_with(index + 1, || None);
         }
-        let cause = DownCause::Unreachable;
-        let failed = TransportEvent::RailDown { rail, cause };
-        self.events.push(if with.is_some() { TransportEvent::RailUp { rail } } else { failed });
-        self.rails[index] = with;
+        self.events.push(match &with {
+            Ok(_) => TransportEvent::RailUp { rail },
+            Err(cause) => TransportEvent::RailDown { rail, cause: *cause },
+        });
+        self.rails[index] = with.ok();
     }
 
     /// Copies the first of `ops`: one, so that the lane looks after urgent work between two.

@@ -62,10 +62,15 @@ pub(super) struct HostRail {
 }
 
 impl HostRail {
-    /// `None` when the target is not such a peer, or gives no room to one more copier.
-    pub(super) fn new(to: &RailTarget) -> Option<Self> {
-        let RailTarget::Host(link) = to else { return None };
-        Some(Self { link: Arc::clone(link), copier: link.copier()? })
+    /// Why not, when the target is not such a peer, its process is gone, or it gives no room to one more
+    /// copier.
+    pub(super) fn new(to: &RailTarget) -> Result<Self, DownCause> {
+        let RailTarget::Host(link) = to else { return Err(DownCause::Unreachable) };
+        if !link.is_alive() {
+            return Err(DownCause::Refused);
+        }
+        let copier = link.copier().ok_or(DownCause::Unreachable)?;
+        Ok(Self { link: Arc::clone(link), copier })
     }
 }
 

@@ -13,6 +13,7 @@ mod server;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests;
+mod turn;
 mod upstream;
 
 use crate::id::Incarnation;
@@ -24,7 +25,7 @@ use crate::time::Instant;
 use crate::transport::{RailTarget, Transport};
 use crossbeam_queue::ArrayQueue;
 use fence::{Fences, Gate};
-use io::{Moved, Stream};
+use io::Stream;
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -172,17 +173,34 @@ struct Conn {
     rx: Rx,
     /// Already in the ready list.
     ready: bool,
+    /// The last head had no payload: many may be received in one go. Else payload would be caught with
+    /// them and copied once more.
+    heads_only: bool,
     /// When bytes came last.
     heard: Instant,
 }
 
 impl Conn {
+    fn head_len(&self) -> usize {
+        role_head_len(&self.role)
+    }
+
     /// Whether no further request is taken before answers have left: a peer that asks and does not
     /// listen is not served further; and upstream's requests take effect in order, so that a READ that
     /// waits to be sent must not see the WRITE behind it.
     fn is_full(&self) -> bool {
         let limit = if matches!(self.role, Role::UpstreamServer) { 1 } else { MAX_QUEUED };
         self.stream.queued() >= limit
+    }
+}
+
+/// Bytes of what comes next on a connection of that role, when no payload does.
+fn role_head_len(role: &Role) -> usize {
+    match role {
+        Role::Incoming => frame::HELLO_LEN,
+        Role::Server { .. } | Role::Client { .. } => frame::HEAD_LEN,
+        Role::UpstreamServer => frame::UPSTREAM_LEN,
+        Role::Upstream { .. } => frame::STATUS_LEN,
     }
 }
 
@@ -279,7 +297,14 @@ impl TcpTransport {
         stream.writable = !matches!(role, Role::Client { .. } | Role::Upstream { .. });
         stream.readable = stream.writable;
         let heard = Instant::now();
-        slot.conn = Some(Box::new(Conn { stream, role, rx: Rx::Head, ready: false, heard }));
+        slot.conn = Some(Box::new(Conn {
+            stream,
+            role,
+            rx: Rx::Head,
+            ready: false,
+            heads_only: false,
+            heard,
+        }));
         self.make_ready(key);
         Ok(key)
     }
@@ -384,170 +409,6 @@ impl TcpTransport {
         }
     }
 
-    /// One turn of one connection; returns bytes moved.
-    fn turn(&mut self, key: u64) -> usize {
-        let Some(mut conn) = self.slot(key).and_then(|s| s.conn.take()) else { return 0 };
-        conn.ready = false;
-        let mut moved = 0;
-        let outcome = self.turn_taken(key, &mut conn, &mut moved);
-        match outcome {
-            Ok(more) => {
-                if let Some(slot) = self.slot(key) {
-                    slot.conn = Some(conn);
-                }
-                if more {
-                    self.make_ready(key);
-                }
-            }
-            Err(close) => {
-                self.forget(key, &conn, !matches!(conn.role, Role::UpstreamServer));
-                self.closed(key, *conn, close);
-            }
-        }
-        moved
-    }
-
-    /// Returns whether the connection wants another turn though no edge will come.
-    fn turn_taken(&mut self, key: u64, conn: &mut Conn, moved: &mut usize) -> Result<bool, Close> {
-        if let Role::Client { stage: Stage::Connecting, .. }
-        | Role::Upstream { stage: Stage::Connecting, .. } = conn.role
-        {
-            if !conn.stream.writable {
-                return Ok(false);
-            }
-            self.connected(key, conn)?;
-        }
-        let gate = match &conn.role {
-            Role::Server { gate, .. } => Some(Arc::clone(gate)),
-            _ => None,
-        };
-        if gate.as_ref().is_some_and(|g| !g.enter()) {
-            return Err(Close::Failed(DownCause::Aborted));
-        }
-        let read = self.read_turn(key, conn, moved);
-        if let Some(gate) = gate {
-            gate.leave();
-        }
-        let more_in = read?;
-        match conn.stream.flush(TURN_BYTES)? {
-            Moved::Bytes(n) => *moved += n,
-            Moved::Fault(id) => return Err(Close::LocalMemory(id)),
-            Moved::Later | Moved::End => {}
-        }
-        let drained = conn.stream.queued() == 0;
-        if drained && matches!(conn.rx, Rx::Ended) {
-            return Err(Close::End);
-        }
-        Ok((more_in && !conn.is_full()) || (conn.stream.writable && !drained))
-    }
-
-    /// Takes input until the socket is empty or the turn is over.
-    fn read_turn(&mut self, key: u64, conn: &mut Conn, moved: &mut usize) -> Result<bool, Close> {
-        let begin = *moved;
-        while *moved - begin < TURN_BYTES {
-            if conn.is_full() {
-                // when the queue has been flushed the connection gets another turn
-                return Ok(true);
-            }
-            let step = match &mut conn.rx {
-                Rx::Ended => return Ok(false),
-                Rx::Head => {
-                    if self.parse(key, conn)? {
-                        continue;
-                    }
-                    conn.stream.fill()?
-                }
-                Rx::Body { left, pin: Some(pin), .. } if pin.closing() => {
-                    let left = *left;
-                    self.refuse_rest(conn, left);
-                    continue;
-                }
-                Rx::Body { dst, left, pin, .. } => {
-                    if pin.is_some() {
-                        conn.heard = fresh(&conn.stream, conn.heard)?;
-                    }
-                    let step = conn.stream.fill_payload(*dst, *left)?;
-                    if let Moved::Bytes(n) = step {
-                        *dst += n;
-                        *left -= n;
-                    }
-                    step
-                }
-                Rx::Skip { left, .. } => {
-                    let step = conn.stream.discard(*left)?;
-                    if let Moved::Bytes(n) = step {
-                        *left -= n;
-                    }
-                    step
-                }
-            };
-            match step {
-                Moved::Bytes(n) => *moved += n,
-                Moved::Later => return Ok(false),
-                Moved::End => return Err(Close::End),
-                Moved::Fault(_) => self.input_fault(conn)?,
-            }
-            self.finish_payload(conn);
-        }
-        Ok(true)
-    }
-
-    /// The region is being unregistered: what is still to come is thrown away and refused (I6).
-    fn refuse_rest(&mut self, conn: &mut Conn, left: usize) {
-        if let Rx::Body { after, .. } = &conn.rx {
-            let after = match *after {
-                After::Ack(id) => After::Refuse(id),
-                After::UpstreamStatus { v2, .. } => After::UpstreamStatus { v2, code: 1 },
-                other => other,
-            };
-            conn.rx = Rx::Skip { left, after };
-        }
-        self.finish_payload(conn);
-    }
-
-    /// Memory on our side is gone: a served write is refused, an own read fails.
-    fn input_fault(&mut self, conn: &mut Conn) -> Result<(), Close> {
-        let Rx::Body { left, after, .. } = &conn.rx else {
-            return Err(Close::Failed(DownCause::Reset));
-        };
-        match *after {
-            After::Landed(id) => Err(Close::LocalMemory(id)),
-            After::UpstreamLanded => Err(Close::LocalMemory(0)),
-            _ => {
-                let left = *left;
-                self.refuse_rest(conn, left);
-                Ok(())
-            }
-        }
-    }
-
-    /// If the payload at hand is complete, does what follows.
-    fn finish_payload(&mut self, conn: &mut Conn) {
-        let (Rx::Body { left: 0, after, .. } | Rx::Skip { left: 0, after }) = &conn.rx else {
-            return;
-        };
-        let after = *after;
-        conn.rx = Rx::Head;
-        match after {
-            After::Ack(id) => Self::answer_write(conn, id, frame::Status::Ok),
-            After::Refuse(id) => Self::answer_write(conn, id, frame::Status::Refused),
-            After::Landed(id) => self.read_landed(conn, id),
-            After::UpstreamStatus { v2, code } => Self::upstream_answer(conn, v2, code),
-            After::UpstreamLanded => self.upstream_landed(conn),
-        }
-    }
-
-    /// Parses one head if it is complete; `false`: more bytes are needed.
-    fn parse(&mut self, key: u64, conn: &mut Conn) -> Result<bool, Close> {
-        match &conn.role {
-            Role::Incoming => self.parse_first(key, conn),
-            Role::Server { .. } => self.parse_request(conn),
-            Role::UpstreamServer => self.parse_upstream_request(conn),
-            Role::Client { .. } => self.parse_answer(conn),
-            Role::Upstream { .. } => self.parse_upstream_answer(conn),
-        }
-    }
-
     /// A connection that we opened stands, or not.
     fn connected(&mut self, key: u64, conn: &mut Conn) -> Result<(), Close> {
         if let Err(e) = evloop::connect_result(conn.stream.socket()) {
@@ -578,17 +439,6 @@ impl TcpTransport {
     fn done(&mut self, token: u64, fault: Option<SliceFault>) {
         self.events.push(TransportEvent::Done { token, fault });
     }
-}
-
-/// Refuses input that has lain in the kernel for longer than the agreed limit: this process was stopped,
-/// and the peer may have told its caller meanwhile that the transfer failed (I3). The clock is read here
-/// and not passed in, for the stop may come in the middle of a turn.
-fn fresh(stream: &Stream, heard: Instant) -> Result<Instant, Close> {
-    let now = Instant::now();
-    if now.since(heard) > frame::SILENCE && net::since_last_data(stream.socket()) > frame::SILENCE {
-        return Err(Close::Failed(DownCause::Aborted));
-    }
-    Ok(now)
 }
 
 /// Maps a connect or socket error to what it means for the rail.
@@ -675,5 +525,3 @@ const MAX_HANDOVER: usize = 1024;
 const MAX_SILENT: usize = 1024;
 /// Answers that may wait for one peer before we stop to read from it.
 const MAX_QUEUED: usize = 4096;
-/// Bytes that one connection moves per turn and direction: about 100 us of copying.
-const TURN_BYTES: usize = 512 << 10;

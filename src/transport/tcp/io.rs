@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "the one place where socket calls meet registered memory")]
 
 use crate::memory::Pin;
+use crate::sys::mem;
 use crate::sys::net::{self, IoRange};
 use std::collections::VecDeque;
 use std::io;
@@ -186,13 +187,13 @@ impl Stream {
         }
     }
 
-    /// Receives into the buffer.
-    pub(super) fn fill(&mut self) -> io::Result<Moved> {
+    /// Receives into the buffer, until it holds up to `limit` bytes.
+    pub(super) fn fill(&mut self, limit: usize) -> io::Result<Moved> {
         if self.start > 0 {
             self.buffer.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
-        let free = &mut self.buffer[self.end..];
+        let free = &mut self.buffer[self.end..limit.max(self.end + 1).min(BUFFER)];
         let mut ranges = [IoRange::new(free.as_mut_ptr().addr(), free.len())];
         let moved = self.receive(&mut ranges)?;
         if let Moved::Bytes(n) = moved {
@@ -202,19 +203,26 @@ impl Stream {
     }
 
     /// Moves up to `left` payload bytes to `dst`: what is buffered first, then from the socket, together
-    /// with whatever follows the payload, so that small messages cost no call of their own.
-    pub(super) fn fill_payload(&mut self, dst: usize, left: usize) -> io::Result<Moved> {
+    /// with the head of `head_len` bytes that may follow, so that it costs no call of its own.
+    pub(super) fn fill_payload(
+        &mut self,
+        dst: usize,
+        left: usize,
+        head_len: usize,
+    ) -> io::Result<Moved> {
         let ready = self.buffered().len().min(left);
         if ready > 0 {
-            let source = self.buffered().as_ptr();
+            let source = self.buffered().as_ptr().expose_provenance();
             // SAFETY: `source` has `ready` bytes; `dst` is registered memory that the caller pinned, of
-            // at least `left` bytes, which the contract of registration keeps mapped. It cannot overlap
-            // our buffer, unless the application registered memory that it does not own.
-            unsafe { std::ptr::copy(source, dst as *mut u8, ready) };
+            // at least `left` bytes. (If it is not mapped any more, the kernel says so.)
+            if unsafe { mem::copy_checked(dst, source, ready) }.is_err() {
+                return Ok(Moved::Fault(0));
+            }
             self.consume(ready);
             return Ok(Moved::Bytes(ready));
         }
-        let tail = &mut self.buffer[..TAIL];
+        // one head and no more: payload caught here would have to be copied again
+        let tail = &mut self.buffer[..head_len];
         let mut ranges =
             [IoRange::new(dst, left), IoRange::new(tail.as_mut_ptr().addr(), tail.len())];
         match self.receive(&mut ranges)? {
@@ -229,7 +237,7 @@ impl Stream {
     /// Throws away up to `left` payload bytes.
     pub(super) fn discard(&mut self, left: usize) -> io::Result<Moved> {
         if self.buffered().is_empty() {
-            match self.fill()? {
+            match self.fill(left)? {
                 Moved::Bytes(_) => {}
                 other => return Ok(other),
             }
@@ -265,11 +273,8 @@ impl Stream {
     }
 }
 
-/// Receive buffer: room for hundreds of heads, or for a batch of small payloads.
-const BUFFER: usize = 64 << 10;
-/// How much of the buffer is offered behind a payload: enough for the next heads; what it catches of the
-/// next payload has to be copied once more.
-const TAIL: usize = 4 << 10;
+/// Receive buffer: room for hundreds of heads.
+pub(super) const BUFFER: usize = 16 << 10;
 /// Ranges in one send.
 const MAX_RANGES: usize = 128;
 /// A payload is not cut smaller than this to fit a budget.
