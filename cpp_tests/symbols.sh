@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# symbols.sh LIBRARY EXPORTS_DIR: what the library shows and needs is what D1 says (design.md): exactly
+# symbols.sh LIBRARY EXPORTS_DIR: what the library shows and needs is what D1 says (ARCHITECTURE.md): exactly
 # the listed symbols, four system libraries, one soname, never unloaded.
 set -euo pipefail
 library=$1 exports=$2

@@ -3,7 +3,8 @@ its class, point by point, and marks where we are behind.
 
     python table.py RESULTS.jsonl [--ref REFERENCE.json]...
 
-Ratios are between figures of one run; a reference was measured in another, and its ratios are a hint.
+Ratios are between figures of one run. A reference was measured in another, on another machine: its figures are
+scaled by how much faster the peer that was measured beside it there is here, and remain a hint.
 """
 import argparse
 import json
@@ -52,9 +53,9 @@ def table(head, rows):
 class Measured:
     """One point of one peer."""
 
-    def __init__(self, line):
+    def __init__(self, line, faster=None):
         self.gbps, self.p50, self.p99 = line["GBps"], line["p50_us"], line["p99_us"]
-        self.reference = "cpu_s_per_GB" in line
+        self.reference, self.faster = faster is not None, faster
         if self.reference:
             self.cpu, self.cpu_text, self.crowd, self.wrong = line["cpu_s_per_GB"], number(line["cpu_s_per_GB"]), 0, "-"
         else:
@@ -78,11 +79,17 @@ def read(path, references):
         if line["kind"] == "point" and "error" not in line:
             points.setdefault(point_of(line), {})[line["peer"]] = Measured(line)
     for path in references:
-        reference = json.load(open(path))
-        for line in reference["points"]:
-            if point_of(line) in points:
-                points[point_of(line)][reference["peer"]] = Measured(line)
+        add_reference(points, json.load(open(path)))
     return lines, points
+
+
+def add_reference(points, reference):
+    there = {point_of(line): line for line in reference["points"] if point_of(line) in points}
+    faster = {key: points[key][reference["beside"]].median / line["beside_GBps"]
+              for key, line in there.items() if "beside_GBps" in line and reference["beside"] in points[key]}
+    usual = statistics.median(faster.values()) if faster else 1.0
+    for key, line in there.items():
+        points[key][reference["peer"]] = Measured(line, faster.get(key, usual))
 
 
 def head(lines):
@@ -126,18 +133,22 @@ def starts(lines):
 def each_ratio(ours, theirs):
     """What the repetitions allow the ratio to be."""
     if theirs.reference:
-        return [min(ours.gbps) / max(theirs.gbps), max(ours.gbps) / min(theirs.gbps)]
+        return [f(ours.gbps) / g(theirs.gbps) / theirs.faster for f, g in ((min, max), (max, min))]
     # repetitions were made in turn: number i of one stands beside number i of the other
     return [a / b for a, b in zip(ours.gbps, theirs.gbps)]
 
 
+def ratio_of(ours, theirs):
+    return ours.median / theirs.median / (theirs.faster or 1)
+
+
 def ratio_text(ours, theirs):
     each = each_ratio(ours, theirs)
-    return "%.2f (%.2f-%.2f)" % (ours.median / theirs.median, min(each), max(each))
+    return "%.2f (%.2f-%.2f)" % (ratio_of(ours, theirs), min(each), max(each))
 
 
 def behind_mark(ours, theirs):
-    if ours.median / theirs.median >= 1 - EQUAL:
+    if ratio_of(ours, theirs) >= 1 - EQUAL:
         return ""
     return "**BEHIND**" if max(each_ratio(ours, theirs)) < 1 else "**behind**, ranges overlap"
 
@@ -146,7 +157,7 @@ def beside_row(key, name, ours, best, theirs, reference):
     p99, cpu = ours.p99 / theirs.p99, ours.cpu / max(theirs.cpu, 1e-9)
     mark, other, other_mark = behind_mark(ours, theirs), "", ""
     if reference:
-        other, other_mark = "%s: %s" % (number(reference.median), ratio_text(ours, reference)), behind_mark(ours, reference)
+        other, other_mark = "%s x %.2f: %s" % (number(reference.median), reference.faster, ratio_text(ours, reference)), behind_mark(ours, reference)
     marks = [mark, "*slow*" if p99 >= 1.1 else "", "*costly*" if cpu >= 1.1 else "",
              "reference: " + other_mark if other_mark else "", "crowded" if max(ours.crowd, theirs.crowd) > CROWDED else ""]
     threads = " x %d threads" % key[2] if key[2] > 1 else ""
@@ -159,7 +170,8 @@ def beside_row(key, name, ours, best, theirs, reference):
 def beside_best(points):
     print("### Ours / best peer of the same class\n")
     print("GB/s: ratio of the medians (least and greatest of the repetitions); above 1 we are ahead. p99 and CPU: below 1 "
-          "we are ahead; *slow* and *costly* mark 1.1 and more. Reference: measured in another run, so a hint only.\n")
+          "we are ahead; *slow* and *costly* mark 1.1 and more. Reference: upstream TENT's shm in another run, times how much "
+          "faster nixl-shm is here than it was there (where that is not known: the median of the points); a hint.\n")
     rows = []
     for mine, (name, rivals, others) in CLASSES.items():
         for key in sorted(points, key=lambda k: (k[2], k[1], k[0], k[3])):
@@ -169,7 +181,7 @@ def beside_best(points):
                 best = max(there, key=lambda r: there[r].median)
                 reference = next((here[r] for r in others if r in here), None)
                 rows.append(beside_row(key, name, here[mine], best, there[best], reference))
-    table(["class", "point", "ours GB/s", "best peer GB/s", "ratio", "p99 ratio", "CPU ratio", "reference GB/s: ratio", ""],
+    table(["class", "point", "ours GB/s", "best peer GB/s", "ratio", "p99 ratio", "CPU ratio", "reference GB/s x machine: ratio", ""],
           [cells for cells, _, _ in rows])
     print("Behind in GB/s at %d of %d points; behind the reference at %d." % (
         sum(b for _, b, _ in rows), len(rows), sum(o for _, _, o in rows)))

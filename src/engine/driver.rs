@@ -303,7 +303,11 @@ impl Driver {
 
     fn replace_rails(&mut self, peer: &Arc<Peer>, old: &[u32], now: Instant) {
         for rail in old {
+            // the first asks for a fence, which the process that is gone cannot give; the second ends it
             self.abort_rail(*rail as usize, now);
+            if self.rails[*rail as usize].as_ref().is_some_and(|r| r.state == RailState::Up) {
+                self.abort_rail(*rail as usize, now);
+            }
             self.rails[*rail as usize] = None;
             self.free_rails.push(*rail);
         }
@@ -354,7 +358,7 @@ impl Driver {
             }
             let transport = &self.transports[rail.transport];
             let (kind, caps) = (transport.kind(), transport.capabilities());
-            let pullers = self.siblings.max(rail.peer.rails_up.load(Ordering::Relaxed));
+            let pullers = self.siblings.max(rail.peer.rails_up(kind).load(Ordering::Relaxed));
             let longest = self.longest.min(caps.max_slice);
             let size = |rest| piece::next_len(rest, pullers, longest);
             let Some(piece) = rail.peer.work.claim(kind, bulk, size) else { return moved };
@@ -505,14 +509,16 @@ impl Driver {
         let Some(Some(r)) = self.rails.get_mut(rail as usize) else { return };
         r.state = RailState::Up;
         r.figures.up.store(true, Ordering::Relaxed);
-        r.peer.rails_up.fetch_add(1, Ordering::AcqRel);
+        let kind = self.transports[r.transport].kind();
+        r.peer.rails_up(kind).fetch_add(1, Ordering::AcqRel);
         log::debug!("rail {} to {} is up", r.figures.name, r.peer.name);
     }
 
     fn on_down(&mut self, rail: u32, cause: DownCause, now: Instant) {
         let Some(Some(r)) = self.rails.get_mut(rail as usize) else { return };
+        let kind = self.transports[r.transport].kind();
         if r.state == RailState::Up {
-            r.peer.rails_up.fetch_sub(1, Ordering::AcqRel);
+            r.peer.rails_up(kind).fetch_sub(1, Ordering::AcqRel);
         }
         r.figures.up.store(false, Ordering::Relaxed);
         r.fencing_since = None;
@@ -521,7 +527,6 @@ impl Driver {
         r.state = RailState::Waiting(now.after(pause));
         let peer = Arc::clone(&r.peer);
         let text = format!("{} to {}: {}", r.figures.name, peer.name, cause_text(cause));
-        let kind = self.transports[r.transport].kind();
         // the address says clearly that nobody is there, or nobody answers for some tries
         let limit = match cause {
             DownCause::Refused | DownCause::WrongPeer => 2,
@@ -534,7 +539,7 @@ impl Driver {
         if r.failures == 1 && cause != DownCause::Aborted {
             log::warn!("rail {text}");
         }
-        let alone = peer.rails_up.load(Ordering::Acquire) == 0;
+        let alone = peer.rails_up(kind).load(Ordering::Acquire) == 0;
         if alone && hopeless && self.all_hopeless(&peer, kind) {
             peer.mark_stale();
             peer.work.fail(kind, &format!("no path left: {text}"));

@@ -6,6 +6,7 @@ use crate::memory::link::HostLink;
 use crate::memory::{NO_SLOT, Regions};
 use crate::sched::plan::Reach;
 use crate::segment::{Access, SegmentDesc};
+use crate::slice::TransportKind;
 use crate::sync::{lock, read, write};
 use crate::time::Instant;
 use arc_swap::ArcSwap;
@@ -50,8 +51,9 @@ pub(super) struct Peer {
     pub(super) work: Work,
     /// Per lane: it has been told that work waits.
     pub(super) active: Box<[AtomicBool]>,
-    /// Rails that take slices now, over all lanes.
-    pub(super) rails_up: AtomicU32,
+    /// Rails that take slices now, over all lanes, by transport: a task keeps its transport, so a rail of
+    /// another one is no way for it.
+    rails_up: [AtomicU32; TransportKind::ALL.len()],
     /// Grows when the peer turns out to be another process than before: old rails are useless.
     pub(super) life: AtomicU32,
     refreshed: AtomicU64,
@@ -68,7 +70,7 @@ impl Peer {
             link: RwLock::new(link),
             work: Work::default(),
             active: (0..lanes).map(|_| AtomicBool::new(false)).collect(),
-            rails_up: AtomicU32::new(0),
+            rails_up: Default::default(),
             life: AtomicU32::new(0),
             refreshed: AtomicU64::new(Instant::now().0),
             stale: AtomicBool::new(false),
@@ -140,6 +142,10 @@ impl Peer {
             reach.cross_memory = host.cma_ok();
         }
         Some((buffer.access, reach))
+    }
+
+    pub(super) fn rails_up(&self, kind: TransportKind) -> &AtomicU32 {
+        &self.rails_up[kind as usize]
     }
 
     pub(super) fn add_figures(&self, name: String, transport: &'static str) -> Arc<RailFigures> {
