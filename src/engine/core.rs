@@ -8,7 +8,7 @@ use crate::engine::directory::{Directory, Own};
 use crate::engine::driver::{Driver, RailMaker};
 use crate::engine::errands::Errands;
 use crate::engine::lane::Lane;
-use crate::engine::lanes::{self, Family, Lanes};
+use crate::engine::lanes::{Family, Lanes};
 use crate::engine::notify::Inbox;
 use crate::engine::progress::Stop;
 use crate::error::{Error, ErrorKind, Result};
@@ -155,7 +155,6 @@ impl Core {
             name.to_string(),
             (rpc_port, data_port),
             identity,
-            lanes::own_rails(&config.rail_addrs),
             Arc::clone(&regions),
         ));
         let panicked = Arc::new(AtomicBool::new(false));

@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::control::address::{P2pName, resolve};
 use crate::control::handshake::{CallLimits, call};
 use crate::control::wire::{self, FrameKind};
+use crate::engine::lanes::own_rails;
 use crate::engine::peer::{Link, Peer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SegmentId;
@@ -14,10 +15,16 @@ use crate::slice::TransportKind;
 use crate::sync::{lock, read, write};
 use crate::time;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, Once, RwLock};
 
-/// A description as text: version of the regions, whether for our own readers, the JSON.
-type Rendered = (u64, bool, Arc<Vec<u8>>);
+/// A description as text, and what it was made from: version of the regions, whether for our own readers,
+/// the addresses.
+#[derive(Debug)]
+struct Rendered {
+    from: (u64, bool, Vec<RailAddr>),
+    json: Arc<Vec<u8>>,
+}
 
 /// What this engine says of itself.
 #[derive(Debug)]
@@ -27,7 +34,8 @@ pub(super) struct Own {
     pub(super) rpc_port: u16,
     pub(super) data_port: u16,
     pub(super) identity: HostIdentity,
-    pub(super) rails: Vec<RailAddr>,
+    /// Addresses to serve on, if only some.
+    only: Vec<IpAddr>,
     pub(super) regions: Arc<Regions>,
     cache: Mutex<Option<Rendered>>,
 }
@@ -38,12 +46,11 @@ impl Own {
         name: String,
         ports: (u16, u16),
         identity: HostIdentity,
-        rails: Vec<RailAddr>,
         regions: Arc<Regions>,
     ) -> Self {
         let (rpc_port, data_port) = ports;
-        let host = config.host.clone();
-        Self { name, host, rpc_port, data_port, identity, rails, regions, cache: Mutex::new(None) }
+        let (host, only) = (config.host.clone(), config.rail_addrs.clone());
+        Self { name, host, rpc_port, data_port, identity, only, regions, cache: Mutex::new(None) }
     }
 
     /// The description without its buffers.
@@ -58,7 +65,8 @@ impl Own {
             tent: Some(TentFacts {
                 incarnation: self.regions.incarnation(),
                 host: self.identity.clone(),
-                rails: self.rails.clone(),
+                // asked anew each time: interfaces come and go
+                rails: own_rails(&self.only),
                 guard: self.regions.guard_ref(),
             }),
         }
@@ -66,21 +74,20 @@ impl Own {
 
     /// The description as JSON; `ours` adds what only our own peers read.
     pub(super) fn json(&self, ours: bool) -> Arc<Vec<u8>> {
-        let version = self.regions.version();
-        let mut cache = lock(&self.cache);
-        if let Some((seen, for_ours, json)) = &*cache
-            && (*seen, *for_ours) == (version, ours)
-        {
-            return Arc::clone(json);
-        }
         let mut desc = self.head();
+        let rails = desc.tent.as_ref().map_or_else(Vec::new, |t| t.rails.clone());
+        let from = (self.regions.version(), ours, rails);
+        let mut cache = lock(&self.cache);
+        if let Some(rendered) = cache.as_ref().filter(|r| r.from == from) {
+            return Arc::clone(&rendered.json);
+        }
         desc.buffers = self.regions.describe();
         if !ours {
             // an upstream reader takes 1 MiB and has no use for our facts
             desc.tent = None;
         }
         let json = Arc::new(wire::encode_desc(&desc, &time::timestamp()));
-        *cache = Some((version, ours, Arc::clone(&json)));
+        *cache = Some(Rendered { from, json: Arc::clone(&json) });
         json
     }
 }
@@ -204,7 +211,8 @@ impl Directory {
         match HostLink::attach(facts) {
             Ok(link) => {
                 if !link.cma_ok() {
-                    warn_refused(name, "the kernel refuses cross-memory copies");
+                    let scope = crate::sys::host::ptrace_scope();
+                    warn_refused(name, &format!("the kernel refuses to copy across ({scope})"));
                 }
                 Link::Host(Arc::new(link))
             }
@@ -221,10 +229,9 @@ fn warn_refused(name: &str, why: &str) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         log::warn!(
-            "segment {name} is on this host, but {why} (kernel.yama.ptrace_scope {}): \
-             falling back to tcp, which is several times slower; run both processes as one user \
-             in one pid name space, or allow CAP_SYS_PTRACE",
-            crate::sys::host::ptrace_scope()
+            "segment {name} is on this host, but {why}: falling back to tcp, which is several \
+             times slower; run both processes as one user in one pid name space, or allow \
+             CAP_SYS_PTRACE"
         );
     });
 }

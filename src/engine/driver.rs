@@ -244,9 +244,7 @@ impl Driver {
         while let Some(id) = self.active.get(at).copied() {
             self.renew_rails(id, now);
             let rails = self.peers.get(&id).map(|p| Arc::clone(&p.rails)).unwrap_or_default();
-            for rail in &*rails {
-                moved |= self.fill(*rail, now);
-            }
+            moved |= self.fill(&rails, now);
             if self.still_active(id, &rails) {
                 at += 1;
             } else {
@@ -341,40 +339,50 @@ impl Driver {
         Some(number)
     }
 
-    /// Claims for one rail while what it has in flight is below its window (D3, I5). Only a rail that is
-    /// up claims (I4), and one with room leaves nothing that it may take (I9).
-    fn fill(&mut self, number: u32, now: Instant) -> bool {
-        let mut moved = false;
-        let mut copied = 0;
+    /// Lets the rails to a peer claim in turn, a piece each, until none takes more: so that the first
+    /// does not take what the others would have carried beside it (I9).
+    fn fill(&mut self, rails: &[u32], now: Instant) -> bool {
+        let (mut moved, mut copied) = (false, 0);
         loop {
-            let Some(rail) = self.rails[number as usize].as_ref() else { return moved };
-            if rail.state != RailState::Up || rail.slices >= MAX_SLICES {
-                return moved;
-            }
-            let bulk = rail.in_flight < self.window;
-            // an urgent piece never waits for the bulk window
-            if !bulk && rail.in_flight >= self.window + URGENT_EXTRA {
-                return moved;
-            }
-            let transport = &self.transports[rail.transport];
-            let (kind, caps) = (transport.kind(), transport.capabilities());
-            let pullers = self.siblings.max(rail.peer.rails_up(kind).load(Ordering::Relaxed));
-            let longest = self.longest.min(caps.max_slice);
-            let size = |rest| piece::next_len(rest, pullers, longest);
-            let Some(piece) = rail.peer.work.claim(kind, bulk, size) else { return moved };
-            let len = piece.len;
-            if !self.post(number, piece, now) {
-                return moved;
-            }
-            moved = true;
-            if caps.synchronous {
-                self.settle_copies(number, now);
-                copied += len;
-                if copied >= COPY_TURN {
-                    return true;
+            let mut taken = false;
+            for rail in rails {
+                if let Some(bytes) = self.claim_one(*rail, now) {
+                    taken = true;
+                    copied += bytes;
                 }
             }
+            moved |= taken;
+            if !taken || copied >= COPY_TURN {
+                return moved;
+            }
         }
+    }
+
+    /// Claims and posts one piece for a rail whose window has room (D3, I5). Only a rail that is up
+    /// claims (I4). Returns the bytes that were copied on the spot, or `None` when nothing was taken.
+    fn claim_one(&mut self, number: u32, now: Instant) -> Option<u64> {
+        let rail = self.rails[number as usize].as_ref()?;
+        let bulk = rail.in_flight < self.window;
+        // an urgent piece never waits for the bulk window
+        let urgent = rail.in_flight < self.window + URGENT_EXTRA;
+        if rail.state != RailState::Up || rail.slices >= MAX_SLICES || !(bulk || urgent) {
+            return None;
+        }
+        let transport = &self.transports[rail.transport];
+        let (kind, caps) = (transport.kind(), transport.capabilities());
+        let pullers = self.siblings.max(rail.peer.rails_up(kind).load(Ordering::Relaxed));
+        let longest = self.longest.min(caps.max_slice);
+        let size = |rest| piece::next_len(rest, pullers, longest);
+        let piece = rail.peer.work.claim(kind, bulk, size)?;
+        let len = piece.len;
+        if !self.post(number, piece, now) {
+            return None;
+        }
+        if !caps.synchronous {
+            return Some(0);
+        }
+        self.settle_copies(number, now);
+        Some(len)
     }
 
     /// Posts one piece; `false`: the rail takes no more now, the piece went back.

@@ -140,7 +140,7 @@ impl Lanes {
     fn tcp_rails(&self, lane: usize, peer: &Peer) -> Vec<RailSpec> {
         let desc = peer.desc();
         let Some(facts) = &desc.tent else { return Vec::new() };
-        let local = topology::interfaces(Path::new(SYSFS)).unwrap_or_else(|e| {
+        let local = topology::interfaces(Path::new(topology::SYSFS_NET)).unwrap_or_else(|e| {
             log::warn!("cannot list the network interfaces: {e}");
             Vec::new()
         });
@@ -243,7 +243,7 @@ fn home() -> usize {
 
 /// Addresses on which this host serves, for the description.
 pub(super) fn own_rails(only: &[IpAddr]) -> Vec<crate::segment::RailAddr> {
-    match topology::interfaces(Path::new(SYSFS)) {
+    match topology::interfaces(Path::new(topology::SYSFS_NET)) {
         Ok(local) => topology::rail_addrs(&local, only),
         Err(e) => {
             log::warn!("{e}; peers reach this engine by its host name alone");
@@ -252,7 +252,5 @@ pub(super) fn own_rails(only: &[IpAddr]) -> Vec<crate::segment::RailAddr> {
     }
 }
 
-/// Where the kernel describes its devices.
-const SYSFS: &str = "/sys";
 /// Most lanes of a family that a configuration may ask for.
 const MAX_LANES: usize = 64;
