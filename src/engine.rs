@@ -300,7 +300,7 @@ impl Engine {
     /// `Stale`: no such batch; `TooManyRequests`: no room; `InvalidArgument`: wrapping range or unknown
     /// segment; `NotRegistered`: a local range; `NoTransport`: none that is allowed reaches the peer.
     pub fn submit(&self, batch: BatchId, requests: &[Request]) -> Result<()> {
-        self.core.check()?;
+        let _entered = self.core.enter()?;
         let batch = self.core.batches.get(batch)?;
         let tasks = self.core.submit(&batch, requests)?;
         self.core.launch(&tasks);
@@ -319,7 +319,7 @@ impl Engine {
         to: SegmentId,
         message: Notification,
     ) -> Result<()> {
-        self.core.check()?;
+        let _entered = self.core.enter()?;
         let batch = self.core.batches.get(batch)?;
         self.core.directory.peer(to)?;
         let tasks = self.core.submit(&batch, requests)?;

@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::Incarnation;
 use crate::memory::Regions;
 use crate::segment::HostIdentity;
-use crate::sync::lock;
+use crate::sync::{lock, read, write};
 use crate::sys::host;
 use crate::time::Instant;
 use crate::transport::Transport;
@@ -25,7 +25,7 @@ use crate::transport::shm::ShmTransport;
 use crate::transport::tcp::{TcpShared, TcpTransport};
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, RwLock, RwLockReadGuard, Weak};
 use std::time::Duration;
 
 /// Deadlines of all tasks: the control thread looks when the next one may have come.
@@ -129,6 +129,8 @@ pub(super) struct Core {
     server: Arc<Server>,
     panicked: Arc<AtomicBool>,
     down: AtomicBool,
+    /// Read by whoever submits, written once by the shutdown: a task is either seen by it or refused.
+    submitting: RwLock<()>,
     ending: Mutex<bool>,
     born: u64,
 }
@@ -199,6 +201,7 @@ impl Core {
             server,
             panicked,
             down: AtomicBool::new(false),
+            submitting: RwLock::new(()),
             ending: Mutex::new(false),
             born,
         }))
@@ -218,6 +221,14 @@ impl Core {
         Err(Error::new(ErrorKind::EngineDown, why))
     }
 
+    /// As [`Core::check`], and holds the shutdown off until the guard is dropped.
+    pub(super) fn enter(&self) -> Result<RwLockReadGuard<'_, ()>> {
+        self.check()?; // first, for after a fork the lock may be held by a thread that is not here
+        let entered = read(&self.submitting);
+        self.check()?;
+        Ok(entered)
+    }
+
     /// Whether this is a child of the process that made the engine: its threads are not here.
     fn is_foreign(&self) -> bool {
         self.born != host::fork_generation()
@@ -227,7 +238,10 @@ impl Core {
         if self.is_foreign() {
             return;
         }
-        self.down.store(true, Ordering::Release);
+        {
+            let _nobody_submits = write(&self.submitting);
+            self.down.store(true, Ordering::Release);
+        }
         // a second caller returns when the first is through
         let mut ended = lock(&self.ending);
         if std::mem::replace(&mut *ended, true) {
