@@ -55,6 +55,8 @@ struct LanePeer {
     /// Shared, so that a turn can hold it without a copy.
     rails: Arc<[u32]>,
     life: u32,
+    /// Turns in a row that found no work of this peer.
+    idle_turns: u32,
 }
 
 /// Makes the rails of a lane to a peer; the engine knows the ways, the lane does not.
@@ -87,6 +89,8 @@ pub(super) struct Driver {
     attempts: Vec<Option<Attempt>>,
     free_attempts: Vec<usize>,
     events: Vec<TransportEvent>,
+    /// Empty between two turns; kept for its room.
+    news: Vec<Arc<Peer>>,
     /// Weak, for the maker owns the lanes.
     maker: Weak<dyn RailMaker>,
     window: u64,
@@ -115,6 +119,7 @@ impl Driver {
             attempts: Vec::new(),
             free_attempts: Vec::new(),
             events: Vec::new(),
+            news: Vec::new(),
             maker,
             // a copy is over before the next is claimed
             window: if copies { 1 } else { config.tcp_window },
@@ -162,6 +167,12 @@ impl Driver {
     pub(super) fn has_work(&self) -> bool {
         let mut active = self.active.iter().filter_map(|id| self.peers.get(id));
         active.any(|entry| !entry.peer.work.is_empty())
+    }
+
+    /// About how many bytes wait for this lane and its siblings.
+    pub(super) fn backlog(&self) -> u64 {
+        let active = self.active.iter().filter_map(|id| self.peers.get(id));
+        active.map(|entry| entry.peer.work.backlog()).sum()
     }
 
     /// Whether nothing is posted.
@@ -222,16 +233,20 @@ impl Driver {
     }
 
     fn take_news(&mut self, shared: &LaneShared) {
-        for peer in shared.take_peers() {
+        let mut news = std::mem::take(&mut self.news);
+        shared.take_peers(&mut news);
+        for peer in news.drain(..) {
             self.peers.entry(peer.id).or_insert_with(|| LanePeer {
                 peer: Arc::clone(&peer),
                 rails: Arc::default(),
                 life: u32::MAX,
+                idle_turns: 0,
             });
             if !self.active.contains(&peer.id) {
                 self.active.push(peer.id);
             }
         }
+        self.news = news;
         if shared.take_overdue() {
             self.abort_overdue(Instant::now());
         }
@@ -255,10 +270,16 @@ impl Driver {
     }
 
     /// Whether the peer still has work for this lane; if not, a submitter will say when it has.
-    fn still_active(&self, id: u32, rails: &[u32]) -> bool {
-        let Some(entry) = self.peers.get(&id) else { return false };
+    fn still_active(&mut self, id: u32, rails: &[u32]) -> bool {
+        let Some(entry) = self.peers.get_mut(&id) else { return false };
         let peer = &entry.peer;
         if !peer.work.is_empty() && !rails.is_empty() {
+            entry.idle_turns = 0;
+            return true;
+        }
+        // who has just sent something often sends more: to be told again costs more than to look
+        entry.idle_turns += 1;
+        if entry.idle_turns < IDLE_TURNS && !rails.is_empty() {
             return true;
         }
         // no work, or none for this lane: other lanes have the rails to that peer
@@ -588,6 +609,8 @@ fn cause_text(cause: DownCause) -> &'static str {
 
 /// Bytes that one turn copies before it lets others look: about 100 us.
 const COPY_TURN: u64 = 256 << 10;
+/// Turns without work after which a lane forgets a peer until it is told again.
+const IDLE_TURNS: u32 = 64;
 /// Bytes of urgent pieces allowed beyond a full bulk window.
 const URGENT_EXTRA: u64 = 1 << 20;
 /// Slices posted to one rail at a time.

@@ -185,7 +185,7 @@ impl Errands {
                 }),
             }
         }
-        submit::enqueue(&self.lanes, &ready);
+        submit::enqueue(&self.lanes, &ready, Instant::now());
     }
 
     /// Ends the thread. Messages that wait are sent first, for up to `timeout`; tasks that wait for a

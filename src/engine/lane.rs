@@ -22,11 +22,11 @@ pub(super) struct LaneShared {
 }
 
 impl LaneShared {
-    pub(super) fn take_peers(&self) -> Vec<Arc<Peer>> {
-        if !self.news.swap(false, Ordering::AcqRel) {
-            return Vec::new();
+    /// Moves the peers that have work into `into`, which is empty.
+    pub(super) fn take_peers(&self, into: &mut Vec<Arc<Peer>>) {
+        if self.news.load(Ordering::Relaxed) && self.news.swap(false, Ordering::AcqRel) {
+            std::mem::swap(&mut *lock(&self.peers), into);
         }
-        std::mem::take(&mut *lock(&self.peers))
     }
 
     pub(super) fn take_overdue(&self) -> bool {
@@ -190,14 +190,16 @@ impl Lane {
     fn run(&self) {
         host::block_signals();
         let mut seen = self.caller_turns.load(Ordering::Relaxed);
+        let mut family_seen = self.family_turns();
         let mut active = Instant::now();
         let mut spins = Spins::default();
         let mut helpers = 0;
         let mut bulk = false;
         while !self.stop.load(Ordering::Acquire) {
-            let turns = self.caller_turns.load(Ordering::Relaxed);
+            let (turns, others) = (self.caller_turns.load(Ordering::Relaxed), self.family_turns());
             let callers_drive = turns.wrapping_sub(seen) >= MANY_TURNS;
-            seen = turns;
+            let callers_near = others.wrapping_sub(family_seen) >= MANY_TURNS;
+            (seen, family_seen) = (turns, others);
             if callers_drive || self.wanted.swap(0, Ordering::Relaxed) > 0 {
                 self.stand_by();
                 active = Instant::now();
@@ -208,6 +210,12 @@ impl Lane {
                 self.stand_by();
                 continue;
             };
+            if callers_near && driver.backlog() < WORTH_A_THREAD {
+                // they are at it on a lane beside, and soon done
+                drop(driver);
+                self.stand_by();
+                continue;
+            }
             let moved = driver.turn(&self.shared, now);
             if moved > 0 {
                 // a stream of large pieces is worth a wake-up; polling for it would cost more
@@ -230,9 +238,9 @@ impl Lane {
             let until = driver.next_wake();
             // from here on a submitter signals; what it left before is seen below
             self.asleep.store(true, Ordering::SeqCst);
+            let told = self.shared.news.load(Ordering::SeqCst) || driver.has_work();
             drop(driver);
-            if self.shared.news.load(Ordering::SeqCst) || self.shared.overdue.load(Ordering::SeqCst)
-            {
+            if told || self.shared.overdue.load(Ordering::SeqCst) {
                 self.asleep.store(false, Ordering::SeqCst);
                 continue;
             }
@@ -240,19 +248,26 @@ impl Lane {
             active = Instant::now();
             // turns taken while this thread slept say nothing about now
             seen = self.caller_turns.load(Ordering::Relaxed);
+            family_seen = self.family_turns();
         }
+    }
+
+    fn siblings(&self) -> impl Iterator<Item = Arc<Self>> {
+        self.siblings.get().map_or(&[][..], Vec::as_slice).iter().filter_map(Weak::upgrade)
+    }
+
+    /// Turns that callers took on any lane of the family.
+    fn family_turns(&self) -> u64 {
+        self.siblings().map(|l| l.caller_turns.load(Ordering::Relaxed)).fold(0, u64::wrapping_add)
     }
 
     /// There is more work than this lane does in a turn: unless callers lend a hand, one more thread gets
     /// up. So a submit wakes one thread, and as many follow as the work needs. `seen` is what the last
     /// call returned.
     fn call_sibling(&self, seen: u64) -> u64 {
-        let siblings = self.siblings.get().map_or(&[][..], Vec::as_slice);
-        let lanes = || siblings.iter().filter_map(Weak::upgrade);
-        let turns =
-            lanes().map(|l| l.caller_turns.load(Ordering::Relaxed)).fold(0, u64::wrapping_add);
+        let turns = self.family_turns();
         if turns == seen
-            && let Some(lane) = lanes().find(|l| l.asleep.load(Ordering::Relaxed))
+            && let Some(lane) = self.siblings().find(|l| l.asleep.load(Ordering::Relaxed))
         {
             lane.wake();
         }
@@ -311,6 +326,8 @@ const WAKE: u64 = 0;
 const TRANSPORT: u64 = 1;
 /// A turn that moved so many bytes belongs to a large transfer.
 const BULK: usize = 64 << 10;
+/// Work of fewer bytes is done before another thread has woken up for it.
+const WORTH_A_THREAD: u64 = 1 << 20;
 /// So many caller turns between two looks mean that a caller polls in a loop.
 const MANY_TURNS: u64 = 4;
 /// How long the thread leaves the lane to polling callers before it looks again.

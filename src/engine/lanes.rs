@@ -93,10 +93,9 @@ impl Lanes {
     }
 
     /// A turn for the calling thread on a lane of the family, its own first: `None` if all are taken.
-    pub(super) fn help(&self, family: Family) -> Option<usize> {
+    pub(super) fn help(&self, family: Family, now: Instant) -> Option<usize> {
         let lanes = self.of(family);
         let home = home();
-        let now = Instant::now();
         for step in 0..lanes.len() {
             let lane = &lanes[(home + step) % lanes.len()];
             if let Some(moved) = lane.caller_turn(now) {
@@ -111,10 +110,13 @@ impl Lanes {
 
     /// Wakes one thread of the family, not that of the caller's own lane if there is another: the caller
     /// may drive that one itself.
-    pub(super) fn wake_one(&self, family: Family) {
+    /// `large`: also when that thread stands by for callers, who can use its help.
+    pub(super) fn wake_one(&self, family: Family, large: bool) {
         let lanes = self.of(family);
-        if let Some(lane) = lanes.get((home() + 1) % lanes.len().max(1)) {
-            lane.wake();
+        match lanes.get((home() + 1) % lanes.len().max(1)) {
+            Some(lane) if large => lane.hand_over(),
+            Some(lane) => lane.wake(),
+            None => {}
         }
     }
 

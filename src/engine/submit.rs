@@ -12,6 +12,7 @@ use crate::sched::plan;
 use crate::slice::{Class, Op, TransportMask};
 use crate::sync::lock;
 use crate::time::Instant;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ fn way(peer: &Peer, remote: u64, len: u64, allowed: TransportMask) -> Way {
 
 /// Queues planned tasks and gets them going. Bounded work for the caller: at most one small piece's copy
 /// or one turn of a lane (D6, I8).
-pub(super) fn enqueue(lanes: &Lanes, tasks: &[TaskRef]) {
+pub(super) fn enqueue(lanes: &Lanes, tasks: &[TaskRef], now: Instant) {
     let mut at = 0;
     while at < tasks.len() {
         // runs of tasks to one peer by one transport, which is nearly always all of them
@@ -48,12 +49,12 @@ pub(super) fn enqueue(lanes: &Lanes, tasks: &[TaskRef]) {
             Arc::ptr_eq(&s.peer, &spec.peer) && s.route.get().is_some_and(|r| r.kind == route.kind)
         };
         let run = tasks[at..].iter().take_while(same).count();
-        begin(lanes, &spec.peer, Family::of(route.kind), &tasks[at..at + run]);
+        begin(lanes, &spec.peer, Family::of(route.kind), &tasks[at..at + run], now);
         at += run;
     }
 }
 
-fn begin(lanes: &Lanes, peer: &Arc<Peer>, family: Family, tasks: &[TaskRef]) {
+fn begin(lanes: &Lanes, peer: &Arc<Peer>, family: Family, tasks: &[TaskRef], now: Instant) {
     peer.work.push(tasks);
     for lane in lanes.of(family) {
         lane.tell(peer);
@@ -64,7 +65,7 @@ fn begin(lanes: &Lanes, peer: &Arc<Peer>, family: Family, tasks: &[TaskRef]) {
         Family::Copy => {
             if bytes <= INLINE_BYTES {
                 for _ in 0..tasks.len().min(MAX_INLINE) {
-                    if lanes.help(family).is_none() || ended() {
+                    if lanes.help(family, now).is_none() || ended() {
                         break;
                     }
                 }
@@ -75,13 +76,13 @@ fn begin(lanes: &Lanes, peer: &Arc<Peer>, family: Family, tasks: &[TaskRef]) {
             if let Err(e) = lanes.start_copies() {
                 log::error!("{e}; copies go on only while callers poll");
             }
-            lanes.wake_one(family);
+            lanes.wake_one(family, bytes > LARGE_BYTES);
         }
         Family::Net => {
             let reads = tasks.iter().all(|t| t.task().spec.op == Op::Read);
             // a turn may copy what it posts into the kernel: only a little on the caller's time
             let small = bytes <= INLINE_BYTES || (reads && tasks.len() <= MAX_INLINE);
-            let turned = small && lanes.help(family).is_some();
+            let turned = small && lanes.help(family, now).is_some();
             for lane in lanes.of(family) {
                 if !turned || lane.needs_thread() {
                     lane.wake();
@@ -161,6 +162,11 @@ impl Core {
 
     /// Gets freshly appended tasks going.
     pub(super) fn launch(&self, tasks: &[TaskRef]) {
+        let now = Instant::now();
+        if tasks.iter().all(|t| t.task().spec.route.get().is_some()) {
+            enqueue(&self.lanes, tasks, now);
+            return self.watch(tasks);
+        }
         let mut ready = Vec::with_capacity(tasks.len());
         let mut unknown: Vec<(Arc<Peer>, Vec<TaskRef>)> = Vec::new();
         for task in tasks {
@@ -176,16 +182,18 @@ impl Core {
                 }
             }
         }
-        if let Some(first) = tasks.first() {
-            self.clock
-                .wants(Instant(first.batch.deadline.load(std::sync::atomic::Ordering::Acquire)));
-        }
-        enqueue(&self.lanes, &ready);
+        enqueue(&self.lanes, &ready, now);
         for (peer, tasks) in unknown {
             self.errands.look(peer, tasks);
         }
-        if tasks.first().is_some_and(|t| t.batch.has_event()) {
-            // whoever waits on the eventfd does not poll
+        self.watch(tasks);
+    }
+
+    /// Sees to the deadlines, and to callers who will not poll.
+    fn watch(&self, tasks: &[TaskRef]) {
+        let Some(first) = tasks.first() else { return };
+        self.clock.wants(Instant(first.batch.deadline.load(Ordering::Acquire)));
+        if first.batch.has_event() {
             self.lanes.hand_over(Family::Net);
             self.lanes.hand_over(Family::Copy);
         }
@@ -199,7 +207,7 @@ impl Core {
         })?;
         if !task.progress.state().is_final()
             && let Some(route) = task.spec.route.get()
-            && self.lanes.help(Family::of(route.kind)).is_none()
+            && self.lanes.help(Family::of(route.kind), Instant::now()).is_none()
         {
             // others do the work: let them have the core
             std::thread::yield_now();
@@ -229,7 +237,7 @@ impl Core {
                 let text = format!("batch {:x} is not over after {timeout:?}", batch.id.0);
                 return Err(Error::new(ErrorKind::TimedOut, text));
             }
-            if family.is_some_and(|f| self.lanes.help(f).is_some_and(|moved| moved > 0)) {
+            if family.is_some_and(|f| self.lanes.help(f, now).is_some_and(|moved| moved > 0)) {
                 idle_since = now;
             } else if family.is_none() || now.since(idle_since) > HELP_IDLE {
                 self.lanes.hand_over(Family::Net);
@@ -243,6 +251,8 @@ impl Core {
 
 /// Bytes that a submit copies on its caller's time: about 10 us.
 const INLINE_BYTES: u64 = 64 << 10;
+/// From so many bytes on a second thread is worth its wake-up even while callers poll.
+const LARGE_BYTES: u64 = 1 << 20;
 /// Tasks that a submit helps along on its caller's time.
 const MAX_INLINE: usize = 256;
 /// One second more of deadline per 10 MB.

@@ -7,7 +7,7 @@ use crate::slice::{Class, TransportKind};
 use crate::sync::lock;
 use std::collections::VecDeque;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 /// A claimed part of a task. Whoever holds it must report it over, give it back or drop the task.
 #[derive(Debug)]
@@ -43,10 +43,15 @@ pub(super) struct Work {
     queues: Mutex<Queues>,
     /// Entries in all queues; a hint that saves the lock.
     waiting: AtomicUsize,
+    /// About how many bytes nobody has claimed: whether the work is worth one more thread. May wrap
+    /// around zero for a moment, as tasks that are stopped leave their rest behind.
+    backlog: AtomicI64,
 }
 
 impl Work {
     pub(super) fn push(&self, tasks: &[TaskRef]) {
+        let bytes = tasks.iter().map(|t| signed(t.task().spec.len)).sum();
+        self.backlog.fetch_add(bytes, Ordering::Relaxed);
         let mut queues = lock(&self.queues);
         for task in tasks {
             let queue = match task.task().spec.class {
@@ -62,6 +67,11 @@ impl Work {
     pub(super) fn give_back(&self, piece: Piece) {
         lock(&self.queues).returned.push_back(piece);
         self.waiting.fetch_add(1, Ordering::Release);
+    }
+
+    /// About how many bytes wait to be claimed.
+    pub(super) fn backlog(&self) -> u64 {
+        u64::try_from(self.backlog.load(Ordering::Relaxed)).unwrap_or(0)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -104,6 +114,9 @@ impl Work {
                 continue;
             }
             let claimed = task.task().progress.claim(size);
+            if let Some((_, len)) = claimed {
+                self.backlog.fetch_sub(signed(len), Ordering::Relaxed);
+            }
             let spent = claimed.is_none_or(|(offset, len)| {
                 // the last byte of the task is claimed: nothing more will be found in it
                 offset + len == task.task().progress.len()
@@ -112,7 +125,10 @@ impl Work {
                 claimed.map(|(offset, len)| Piece { task: task.clone(), offset, len, tries: 0 });
             if spent {
                 line.remove(at);
-                self.waiting.fetch_sub(1, Ordering::Release);
+                if self.waiting.fetch_sub(1, Ordering::Release) == 1 {
+                    // the rests of stopped tasks are not kept in the account
+                    self.backlog.store(0, Ordering::Relaxed);
+                }
             }
             if piece.is_some() {
                 return piece;
@@ -160,4 +176,8 @@ impl Work {
         self.waiting.fetch_sub(tasks.len() + pieces.len(), Ordering::Release);
         (tasks, pieces)
     }
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
