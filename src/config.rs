@@ -44,7 +44,8 @@ pub struct Config {
     pub tcp_window: u64,
     /// Longest piece on a TCP rail, in bytes. Default 1 MiB.
     pub tcp_piece: u64,
-    /// Longest piece of a copy within the host, in bytes. Default 512 KiB.
+    /// Longest piece of a copy within the host, in bytes; it is copied in steps of 512 KiB. Default 4 MiB:
+    /// two lanes that copy side by side within one huge page fight for its reference count.
     pub copy_piece: u64,
     /// Tasks of at most so many bytes take the urgent lane. Default 64 KiB.
     pub urgent_below: u64,
@@ -77,7 +78,7 @@ impl Default for Config {
             copy_lanes: 0,
             tcp_window: 4 << 20,
             tcp_piece: 1 << 20,
-            copy_piece: 512 << 10,
+            copy_piece: 4 << 20,
             urgent_below: 64 << 10,
             spin: Duration::from_micros(50),
             upstream_v1: false,

@@ -7,7 +7,7 @@ use crate::engine::peer::{Link, Peer, RailFigures};
 use crate::engine::progress::Stop;
 use crate::engine::work::Piece;
 use crate::sched::piece;
-use crate::slice::{DownCause, Op, SliceFault, SliceOp, TransportEvent, TransportKind};
+use crate::slice::{Class, DownCause, Op, SliceFault, SliceOp, TransportEvent, TransportKind};
 use crate::time::Instant;
 use crate::transport::{RailTarget, Transport};
 use std::collections::HashMap;
@@ -40,6 +40,8 @@ struct LaneRail {
     state: RailState,
     in_flight: u64,
     slices: u32,
+    /// What is left of claimed pieces that are copied step by step; the last one is at work.
+    rest: Vec<Piece>,
     /// Failures in a row without anything landed between.
     failures: u32,
     figures: Arc<RailFigures>,
@@ -166,7 +168,17 @@ impl Driver {
     /// Whether work waits for this lane.
     pub(super) fn has_work(&self) -> bool {
         let mut active = self.active.iter().filter_map(|id| self.peers.get(id));
-        active.any(|entry| !entry.peer.work.is_empty())
+        active.any(|entry| !entry.peer.work.is_empty() || self.has_rest(&entry.rails))
+    }
+
+    /// Whether a claimed piece is only half copied: no other lane can go on with it.
+    pub(super) fn is_amid_a_piece(&self) -> bool {
+        let mut active = self.active.iter().filter_map(|id| self.peers.get(id));
+        active.any(|entry| self.has_rest(&entry.rails))
+    }
+
+    fn has_rest(&self, rails: &[u32]) -> bool {
+        rails.iter().any(|r| self.rails[*r as usize].as_ref().is_some_and(|r| !r.rest.is_empty()))
     }
 
     /// About how many bytes wait for this lane and its siblings.
@@ -271,9 +283,10 @@ impl Driver {
 
     /// Whether the peer still has work for this lane; if not, a submitter will say when it has.
     fn still_active(&mut self, id: u32, rails: &[u32]) -> bool {
+        let rest = self.has_rest(rails);
         let Some(entry) = self.peers.get_mut(&id) else { return false };
         let peer = &entry.peer;
-        if !peer.work.is_empty() && !rails.is_empty() {
+        if rest || (!peer.work.is_empty() && !rails.is_empty()) {
             entry.idle_turns = 0;
             return true;
         }
@@ -347,6 +360,7 @@ impl Driver {
             state: RailState::Idle,
             in_flight: 0,
             slices: 0,
+            rest: Vec::new(),
             failures: 0,
             figures: peer.add_figures(spec.name, spec.kind.name()),
             busy_since: Instant::NEVER,
@@ -392,15 +406,23 @@ impl Driver {
         let transport = &self.transports[rail.transport];
         let (kind, caps) = (transport.kind(), transport.capabilities());
         let pullers = self.siblings.max(rail.peer.rails_up(kind).load(Ordering::Relaxed));
-        let longest = self.longest.min(caps.max_slice);
+        let longest =
+            if caps.synchronous { self.longest } else { self.longest.min(caps.max_slice) };
         let size = |rest| piece::next_len(rest, pullers, longest);
-        let piece = rail.peer.work.claim(kind, bulk, size)?;
-        let len = piece.len;
-        if !self.post(number, piece, now) {
-            return None;
-        }
         if !caps.synchronous {
-            return Some(0);
+            let piece = rail.peer.work.claim(kind, bulk, size)?;
+            return self.post(number, piece, now).then_some(0);
+        }
+        // urgent work goes between the steps of a large piece, but not between those of urgent work
+        let at_urgent = rail.rest.last().is_some_and(|p| p.class() == Class::Urgent);
+        let fresh =
+            if at_urgent { None } else { rail.peer.work.claim(kind, rail.rest.is_empty(), size) };
+        let rail = self.rails[number as usize].as_mut()?;
+        let (step, rest) = fresh.or_else(|| rail.rest.pop())?.split(COPY_STEP);
+        rail.rest.extend(rest);
+        let len = step.len;
+        if !self.post(number, step, now) {
+            return None;
         }
         self.settle_copies(number, now);
         Some(len)
@@ -549,6 +571,9 @@ impl Driver {
         if r.state == RailState::Up {
             r.peer.rails_up(kind).fetch_sub(1, Ordering::AcqRel);
         }
+        for rest in r.rest.drain(..) {
+            r.peer.work.give_back(rest);
+        }
         r.figures.up.store(false, Ordering::Relaxed);
         r.fencing_since = None;
         r.failures += 1;
@@ -607,6 +632,8 @@ fn cause_text(cause: DownCause) -> &'static str {
     }
 }
 
+/// A large piece is copied in steps of so many bytes: about 70 us each.
+const COPY_STEP: u64 = 512 << 10;
 /// Bytes that one turn copies before it lets others look: about 100 us.
 const COPY_TURN: u64 = 256 << 10;
 /// Turns without work after which a lane forgets a peer until it is told again.

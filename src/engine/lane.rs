@@ -154,7 +154,14 @@ impl Lane {
     pub(super) fn caller_turn(&self, now: Instant) -> Option<usize> {
         let mut driver = try_lock(&self.driver)?;
         self.caller_turns.fetch_add(1, Ordering::Relaxed);
-        Some(driver.turn(&self.shared, now))
+        let moved = driver.turn(&self.shared, now);
+        let amid = driver.is_amid_a_piece();
+        drop(driver);
+        if amid {
+            // should this caller not come back, the thread has to go on: it stands by from now on
+            self.wake();
+        }
+        Some(moved)
     }
 
     /// Whether the sleeping thread must be woken for something that no descriptor will tell: a rail to
@@ -210,7 +217,7 @@ impl Lane {
                 self.stand_by();
                 continue;
             };
-            if callers_near && driver.backlog() < WORTH_A_THREAD {
+            if callers_near && driver.backlog() < WORTH_A_THREAD && !driver.is_amid_a_piece() {
                 // they are at it on a lane beside, and soon done
                 drop(driver);
                 self.stand_by();

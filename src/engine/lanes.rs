@@ -92,15 +92,22 @@ impl Lanes {
         Ok(())
     }
 
-    /// A turn for the calling thread on a lane of the family, its own first: `None` if all are taken.
+    /// A turn for the calling thread on the lanes of the family, its own first, until one has something to
+    /// do: bytes moved, or `None` if all are taken.
     pub(super) fn help(&self, family: Family, now: Instant) -> Option<usize> {
         let lanes = self.of(family);
         let home = home();
+        let mut idle = None;
         for step in 0..lanes.len() {
             let lane = &lanes[(home + step) % lanes.len()];
-            if let Some(moved) = lane.caller_turn(now) {
-                return Some(moved);
+            match lane.caller_turn(now) {
+                Some(0) => idle = Some(0),
+                Some(moved) => return Some(moved),
+                None => {}
             }
+        }
+        if idle.is_some() {
+            return idle;
         }
         if let Some(lane) = lanes.get(home % lanes.len().max(1)) {
             lane.want();

@@ -25,6 +25,21 @@ impl Piece {
         self.task.piece_over(self.len, false);
     }
 
+    /// The first `step` bytes, and the rest if there is one.
+    pub(super) fn split(mut self, step: u64) -> (Self, Option<Self>) {
+        if self.len <= step {
+            return (self, None);
+        }
+        let rest = Self {
+            task: self.task.clone(),
+            offset: self.offset + step,
+            len: self.len - step,
+            tries: self.tries,
+        };
+        self.len = step;
+        (self, Some(rest))
+    }
+
     pub(super) fn class(&self) -> Class {
         self.task.task().spec.class
     }
