@@ -332,7 +332,7 @@ impl Spins {
 const WAKE: u64 = 0;
 const TRANSPORT: u64 = 1;
 /// A turn that moved so many bytes belongs to a large transfer.
-const BULK: usize = 64 << 10;
+const BULK: usize = 256 << 10;
 /// Work of fewer bytes is done before another thread has woken up for it.
 const WORTH_A_THREAD: u64 = 1 << 20;
 /// So many caller turns between two looks mean that a caller polls in a loop.

@@ -173,6 +173,8 @@ struct Conn {
     rx: Rx,
     /// Already in the ready list.
     ready: bool,
+    /// Payload bytes that came with a head which is not parsed yet.
+    ahead: usize,
     /// The last head had no payload: many may be received in one go. Else payload would be caught with
     /// them and copied once more.
     heads_only: bool,
@@ -302,6 +304,7 @@ impl TcpTransport {
             role,
             rx: Rx::Head,
             ready: false,
+            ahead: 0,
             heads_only: false,
             heard,
         }));

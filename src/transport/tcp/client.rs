@@ -21,6 +21,8 @@ struct Pending {
     op: Op,
     local: usize,
     len: u32,
+    /// Which connection carries it.
+    lane: usize,
 }
 
 /// Pieces of a rail by id. An id is an index and a generation, so that what the peer echoes is checked.
@@ -73,6 +75,8 @@ pub(super) struct ClientRail {
     conns: [Option<u64>; 2],
     open: [bool; 2],
     pending: PendingTable,
+    /// Per connection: pieces under way, and the last one posted.
+    under_way: [(u32, u64); 2],
     /// WRITEs of broken connections that wait for the fence.
     lost: Vec<Pending>,
     /// It was up before: the connections under way are for the fence.
@@ -88,6 +92,7 @@ impl ClientRail {
             conns: [None; 2],
             open: [false; 2],
             pending: PendingTable::default(),
+            under_way: [(0, 0); 2],
             lost: Vec::new(),
             was_up: false,
             giving_up: false,
@@ -95,7 +100,27 @@ impl ClientRail {
     }
 }
 
+impl ClientRail {
+    /// Takes out a piece that was answered on a connection.
+    fn take(&mut self, lane: usize, id: u64) -> Option<Pending> {
+        // an answer on the other connection is none
+        self.pending.get(id).filter(|p| p.lane == lane)?;
+        self.under_way[lane].0 -= 1;
+        self.pending.take(id)
+    }
+}
+
 impl TcpTransport {
+    /// Where the next answer's payload goes, when a single READ is under way on the connection, so that
+    /// nothing else can come.
+    pub(super) fn expected(&mut self, role: &Role) -> Option<(usize, usize)> {
+        let Role::Client { rail, lane, stage: Stage::Open } = *role else { return None };
+        let r = self.client_rail(rail)?;
+        let (1, id) = r.under_way[lane] else { return None };
+        let piece = r.pending.get(id).filter(|p| p.op == Op::Read)?;
+        Some((piece.local, piece.len as usize))
+    }
+
     fn client_rail(&mut self, rail: u32) -> Option<&mut ClientRail> {
         match self.rail(rail) {
             Some(Rail::Tent(rail)) => Some(rail),
@@ -152,7 +177,7 @@ impl TcpTransport {
             let lane = op.class as usize;
             let (true, Some(key)) = (r.open[0] && r.open[1], r.conns[lane]) else { break };
             let Ok(len) = u32::try_from(op.len) else { break };
-            let pending = Pending { token: op.token, op: op.op, local: op.local, len };
+            let pending = Pending { token: op.token, op: op.op, local: op.local, len, lane };
             let id = r.pending.insert(pending);
             let kind = if op.op == Op::Write { Kind::Write } else { Kind::Read };
             let head = Head { kind, status: Status::Ok, len, id, addr: op.remote, key: op.key };
@@ -169,6 +194,9 @@ impl TcpTransport {
             };
             conn.stream.queue(&head.encode(), payload, id);
             self.make_ready(key);
+            if let Some(r) = self.client_rail(rail) {
+                r.under_way[lane] = (r.under_way[lane].0 + 1, id);
+            }
             taken += 1;
         }
         taken
@@ -193,15 +221,15 @@ impl TcpTransport {
             }
             (Kind::Ack, Stage::Open) => {
                 let r = self.client_rail(rail).ok_or(protocol)?;
-                let piece =
-                    r.pending.take(head.id).filter(|p| p.op == Op::Write).ok_or(protocol)?;
+                let piece = r.take(lane, head.id).filter(|p| p.op == Op::Write).ok_or(protocol)?;
                 self.done(piece.token, fault_of(head.status));
             }
             (Kind::Data, Stage::Open) => {
                 let r = self.client_rail(rail).ok_or(protocol)?;
-                let piece = r.pending.get(head.id).filter(|p| p.op == Op::Read).ok_or(protocol)?;
+                let piece = r.pending.get(head.id).filter(|p| p.op == Op::Read && p.lane == lane);
+                let piece = piece.ok_or(protocol)?;
                 if head.status != Status::Ok {
-                    r.pending.take(head.id);
+                    r.take(lane, head.id);
                     self.done(piece.token, fault_of(head.status));
                 } else if head.len == piece.len {
                     let after = After::Landed(head.id);
@@ -217,8 +245,8 @@ impl TcpTransport {
     }
 
     pub(super) fn read_landed(&mut self, conn: &Conn, id: u64) {
-        let Role::Client { rail, .. } = conn.role else { return };
-        if let Some(piece) = self.client_rail(rail).and_then(|r| r.pending.take(id)) {
+        let Role::Client { rail, lane, .. } = conn.role else { return };
+        if let Some(piece) = self.client_rail(rail).and_then(|r| r.take(lane, id)) {
             self.done(piece.token, None);
         }
     }
@@ -254,6 +282,7 @@ impl TcpTransport {
             _ => None,
         };
         let pieces = pending.drain();
+        r.under_way = [(0, 0); 2];
         for key in keys.into_iter().flatten() {
             self.remove(key, true);
         }
@@ -320,7 +349,7 @@ mod tests {
     #[test]
     fn an_echoed_id_is_taken_once_and_never_another_pieces() {
         let mut table = PendingTable::default();
-        let piece = |token| Pending { token, op: Op::Write, local: 0, len: 1 };
+        let piece = |token| Pending { token, op: Op::Write, local: 0, len: 1, lane: 0 };
         let first = table.insert(piece(1));
         assert_eq!(table.take(first).map(|p| p.token), Some(1));
         assert!(table.take(first).is_none());

@@ -202,6 +202,22 @@ impl Stream {
         Ok(moved)
     }
 
+    /// Receives a head of `head_len` bytes into the empty buffer and, behind it, up to `len` bytes to `dst`:
+    /// for an answer that can be nothing else. Returns the bytes that went to `dst` besides.
+    pub(super) fn fill_answer(
+        &mut self,
+        head_len: usize,
+        dst: usize,
+        len: usize,
+    ) -> io::Result<(Moved, usize)> {
+        let head = &mut self.buffer[..head_len];
+        let mut ranges = [IoRange::new(head.as_mut_ptr().addr(), head_len), IoRange::new(dst, len)];
+        let moved = self.receive(&mut ranges)?;
+        let Moved::Bytes(n) = moved else { return Ok((moved, 0)) };
+        (self.start, self.end) = (0, n.min(head_len));
+        Ok((moved, n.saturating_sub(head_len)))
+    }
+
     /// Moves up to `left` payload bytes to `dst`: what is buffered first, then from the socket, together
     /// with the head of `head_len` bytes that may follow, so that it costs no call of its own.
     pub(super) fn fill_payload(

@@ -80,6 +80,20 @@ impl TcpTransport {
                 Rx::Head => {
                     if self.parse(key, conn)? {
                         conn.heads_only = matches!(conn.rx, Rx::Head);
+                        self.skip_ahead(conn)?;
+                        continue;
+                    }
+                    if conn.stream.buffered().is_empty()
+                        && let Some((dst, len)) = self.expected(&conn.role)
+                    {
+                        let head_len = conn.head_len();
+                        let (step, ahead) = conn.stream.fill_answer(head_len, dst, len)?;
+                        conn.ahead = ahead;
+                        match step {
+                            Moved::Bytes(n) => *moved += n,
+                            Moved::Later => return Ok(false),
+                            _ => return Err(Close::End),
+                        }
                         continue;
                     }
                     let limit = if conn.heads_only { io::BUFFER } else { conn.head_len() };
@@ -119,6 +133,21 @@ impl TcpTransport {
             self.finish_payload(conn);
         }
         Ok(true)
+    }
+
+    /// Counts the payload that came with its head.
+    fn skip_ahead(&mut self, conn: &mut Conn) -> Result<(), Close> {
+        match (std::mem::take(&mut conn.ahead), &mut conn.rx) {
+            (0, _) => return Ok(()),
+            (ahead, Rx::Body { dst, left, .. }) if ahead <= *left => {
+                *dst += ahead;
+                *left -= ahead;
+            }
+            // the peer sent something else than the one answer that was due
+            _ => return Err(Close::Failed(DownCause::Protocol)),
+        }
+        self.finish_payload(conn);
+        Ok(())
     }
 
     /// The region is being unregistered: what is still to come is thrown away and refused (I6).
