@@ -246,6 +246,11 @@ pub struct TcpTransport {
     rails: Vec<Option<Rail>>,
     ready: VecDeque<u64>,
     events: Vec<TransportEvent>,
+    /// The connection that spoke last, a little: it is asked directly before epoll is, for a while.
+    hot: Option<u64>,
+    /// Times that it had nothing to say since.
+    hot_misses: u32,
+    turns: u32,
     /// Accepted connections that have not said a word yet, oldest first (bounded: port scanners).
     silent: VecDeque<u64>,
 }
@@ -276,6 +281,9 @@ impl TcpTransport {
             rails: Vec::new(),
             ready: VecDeque::new(),
             events: Vec::new(),
+            hot: None,
+            hot_misses: 0,
+            turns: 0,
             silent: VecDeque::new(),
         })
     }
@@ -348,6 +356,24 @@ impl TcpTransport {
             self.silent.retain(|k| *k != key);
         }
         self.free.push((key & 0xffff_ffff) as usize);
+    }
+
+    /// Asks the connection that spoke last: who exchanges small messages is spared a call of epoll for
+    /// each. Epoll is still asked every few turns, and always when there is no such connection.
+    fn ask_hot(&mut self) -> usize {
+        let Some(key) = self.hot.filter(|_| self.ready.is_empty()) else { return 0 };
+        let moved = match self.conn(key) {
+            Some(conn) => {
+                conn.stream.readable = true;
+                self.turn(key)
+            }
+            None => 0,
+        };
+        self.hot_misses = if moved > 0 { 0 } else { self.hot_misses + 1 };
+        if self.hot_misses >= HOT_MISSES {
+            (self.hot, self.hot_misses) = (None, 0);
+        }
+        moved
     }
 
     /// Waits for edges without blocking and marks their connections ready.
@@ -490,11 +516,18 @@ impl Transport for TcpTransport {
     }
 
     fn poll(&mut self, events: &mut Vec<TransportEvent>) -> usize {
-        self.gather();
-        let mut moved = 0;
+        self.turns = self.turns.wrapping_add(1);
+        let mut moved = self.ask_hot();
+        if self.hot.is_none() || self.turns.is_multiple_of(HOT_TURNS) {
+            self.gather();
+        }
         for _ in 0..self.ready.len() {
             let Some(key) = self.ready.pop_front() else { break };
-            moved += self.turn(key);
+            let bytes = self.turn(key);
+            if (1..=HOT_BYTES).contains(&bytes) {
+                (self.hot, self.hot_misses) = (Some(key), 0);
+            }
+            moved += bytes;
         }
         moved = moved.max(self.events.len());
         events.append(&mut self.events);
@@ -518,6 +551,12 @@ impl Transport for TcpTransport {
 const LISTENER: u64 = u64::MAX;
 /// Token of the inbox's eventfd.
 const INBOX: u64 = u64::MAX - 1;
+/// Epoll is asked every so many turns though a connection is asked directly.
+const HOT_TURNS: u32 = 4;
+/// After so many it is asked no more.
+const HOT_MISSES: u32 = 256;
+/// More than this at a time is a stream, not a conversation.
+const HOT_BYTES: usize = 16 << 10;
 /// Events taken per wait.
 const MAX_EVENTS: usize = 64;
 /// Connections accepted per turn, so that a flood does not starve the data.
