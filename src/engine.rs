@@ -1,6 +1,7 @@
 //! The safe API of the runtime: validate, look up, enqueue. The work is done in the lanes.
 
 mod batch;
+mod buffer;
 mod core;
 mod directory;
 mod driver;
@@ -12,6 +13,8 @@ mod peer;
 mod progress;
 mod submit;
 mod work;
+
+pub use self::buffer::Buffer;
 
 use self::batch::{Follow, TaskRef};
 use self::core::Core;
@@ -228,7 +231,8 @@ impl Engine {
     }
 
     /// Registers one range. The memory must stay mapped until it is unregistered; peers may write to it
-    /// at any time, so nobody may hold a Rust reference into it meanwhile.
+    /// at any time, so nobody may hold a Rust reference into it meanwhile. No compiler checks this:
+    /// [`Buffer`] needs no such care.
     ///
     /// # Errors
     /// `InvalidArgument`: empty, wrapping or unmapped range; `Overlap`: with a registered one.

@@ -26,7 +26,8 @@ pub mod transport;
 
 pub use config::{Config, Metadata};
 pub use engine::{
-    Engine, Notification, RailStat, RegionSpec, Request, RequestOptions, TaskState, TaskStatus,
+    Buffer, Engine, Notification, RailStat, RegionSpec, Request, RequestOptions, TaskState,
+    TaskStatus,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use id::{BatchId, Incarnation, SegmentId};

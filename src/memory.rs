@@ -311,6 +311,38 @@ impl Regions {
         registered.map(|()| addr)
     }
 
+    /// Copies `bytes` to registered memory of this engine.
+    ///
+    /// # Errors
+    /// `NotRegistered` when the range is not inside one region.
+    #[expect(unsafe_code, reason = "copies to memory that must never become a reference")]
+    pub fn put(&self, addr: usize, bytes: &[u8]) -> Result<()> {
+        let _pin = self.pin_own(addr, bytes.len())?;
+        // SAFETY: `bytes` can be read; the range is registered, which promises that it is mapped and may
+        // be overwritten at any time, and the pin keeps it so.
+        unsafe { mem::copy(addr, bytes.as_ptr().expose_provenance(), bytes.len()) };
+        Ok(())
+    }
+
+    /// Copies registered memory of this engine to `into`.
+    ///
+    /// # Errors
+    /// As [`Regions::put`].
+    #[expect(unsafe_code, reason = "copies from memory that must never become a reference")]
+    pub fn take(&self, addr: usize, into: &mut [u8]) -> Result<()> {
+        let _pin = self.pin_own(addr, into.len())?;
+        // SAFETY: as in `put`, with the sides exchanged; `into` is ours alone.
+        unsafe { mem::copy(into.as_mut_ptr().expose_provenance(), addr, into.len()) };
+        Ok(())
+    }
+
+    fn pin_own(&self, addr: usize, len: usize) -> Result<Pin> {
+        self.pin_local(addr, len as u64).ok_or_else(|| {
+            let text = format!("{addr:#x}+{len} is not inside one registered region");
+            Error::new(ErrorKind::NotRegistered, text)
+        })
+    }
+
     /// Unregisters and unmaps what [`Regions::allocate`] gave.
     ///
     /// # Errors

@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 use tent::{
-    Config, Engine, ErrorKind, Notification, Op, Permission, RegionSpec, Request, RequestOptions,
-    SegmentId, TaskState, TransportKind, TransportMask,
+    Buffer, Config, Engine, ErrorKind, Notification, Op, Permission, RegionSpec, Request,
+    RequestOptions, SegmentId, TaskState, TransportKind, TransportMask,
 };
 
 /// A buffer that peers write to: leaked, so that nothing frees it under a transfer.
@@ -322,6 +322,31 @@ fn unregister_waits_for_quiet() {
     let over = p.a.status(batch, 0).unwrap().state.is_final();
     assert!(outcome.is_err() || over, "withdrawn while the task was under way");
     p.a.wait(batch, Duration::from_secs(20)).unwrap();
+}
+
+#[test]
+fn a_buffer_outlives_what_uses_it() {
+    let (a, b) = (engine(TCP), engine(TCP));
+    let (ours, theirs) = (Buffer::new(&a, 8 << 20).unwrap(), Buffer::new(&b, 8 << 20).unwrap());
+    let bytes: Vec<u8> = (0..8 << 20).map(|i| pattern(8, i)).collect();
+    ours.put(0, &bytes).unwrap();
+    assert_eq!(ours.put(8 << 20, b"x").unwrap_err().kind(), ErrorKind::NotRegistered);
+    let to = a.open_segment(b.name()).unwrap();
+    let batch = a.allocate_batch(1).unwrap();
+    let request = Request {
+        op: Op::Write,
+        local: ours.addr(),
+        segment: to,
+        remote: theirs.addr() as u64,
+        len: 8 << 20,
+        options: RequestOptions::default(),
+    };
+    a.submit(batch, &[request]).unwrap();
+    drop(ours); // I6: waits for the transfer
+    assert_eq!(a.wait(batch, Duration::from_secs(10)).unwrap().state, TaskState::Completed);
+    let mut landed = vec![0; 8 << 20];
+    theirs.take(0, &mut landed).unwrap();
+    assert!(landed == bytes);
 }
 
 #[test]
