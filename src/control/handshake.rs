@@ -213,9 +213,10 @@ impl Loop {
 
     /// How long nothing can happen without an event; `None` = for ever.
     fn sleep_time(&self, now: Instant) -> Option<Duration> {
-        let expiry = (self.next_expiry != Instant::NEVER).then_some(self.next_expiry);
-        let next = [expiry, self.next_tick, self.accept_again].into_iter().flatten().min();
-        next.map(|at| at.since(now))
+        // not a minimum of options: as it is compiled, valgrind takes it for a use of what is not set
+        let or_never = |at: Option<Instant>| at.unwrap_or(Instant::NEVER);
+        let next = self.next_expiry.min(or_never(self.next_tick)).min(or_never(self.accept_again));
+        (next != Instant::NEVER).then(|| next.since(now))
     }
 
     fn on_time(&mut self, now: Instant) {
