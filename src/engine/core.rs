@@ -13,7 +13,7 @@ use crate::engine::notify::Inbox;
 use crate::engine::progress::Stop;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Incarnation;
-use crate::memory::Regions;
+use crate::memory::{Regions, link};
 use crate::segment::HostIdentity;
 use crate::sync::{lock, read, write};
 use crate::sys::host;
@@ -286,15 +286,12 @@ impl Drop for Core {
     }
 }
 
+/// Where this engine runs; without it the peers of this host are reached as if they were elsewhere.
 fn identity() -> HostIdentity {
-    let pid = host::pid();
-    HostIdentity {
-        boot_id: host::boot_id().unwrap_or_default(),
-        pid_ns: host::pid_namespace().unwrap_or(0),
-        net_ns: host::net_namespace().unwrap_or(0),
-        pid,
-        start_ticks: host::start_ticks(pid).unwrap_or(0),
-    }
+    link::this_host().unwrap_or_else(|e| {
+        log::warn!("the kernel does not say which host this is: {e}; every peer is reached by tcp");
+        HostIdentity::default()
+    })
 }
 
 fn make_lanes(

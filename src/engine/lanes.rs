@@ -153,7 +153,9 @@ impl Lanes {
             log::warn!("cannot list the network interfaces: {e}");
             Vec::new()
         });
-        let same_host = facts.host.boot_id == self.boot_id && facts.host.net_ns == self.net_ns;
+        let same_host = !self.boot_id.is_empty()
+            && facts.host.boot_id == self.boot_id
+            && facts.host.net_ns == self.net_ns;
         let mut pairs = topology::pair_rails(
             &local,
             &facts.rails,
