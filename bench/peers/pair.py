@@ -13,6 +13,7 @@ import json
 import mmap
 import os
 import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -31,6 +32,7 @@ CHECK_ALL = 64 * MB
 HOL_SMALL = 64 * KB
 HOL_BIG = 64 * MB
 HOL_PACE_S = 0.0005
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Side:
@@ -82,6 +84,11 @@ def chunks(ranges):
             yield k, min(8 * MB, at + n - k)
 
 
+def die_with_parent():
+    """For a child, before it becomes another program: a frozen process would not see its channel end."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def cpu_s():
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
@@ -123,7 +130,8 @@ class Target:
 
     def __init__(self, args):
         command = [sys.executable, os.path.abspath(sys.argv[0]), "--role", "target"] + sys.argv[1:]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                                        preexec_fn=die_with_parent)
         self.channel = Channel(self.process.stdout, self.process.stdin)
         self.started = self.answer()
 

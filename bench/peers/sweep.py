@@ -58,7 +58,8 @@ class Pair:
                    "--threads", str(max(options.threads)), *arguments]
         log = open(os.path.join(options.log, name + ".log"), "ab")
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-                                        env={**os.environ, **env}, start_new_session=True)
+                                        env={**os.environ, **env}, start_new_session=True,
+                                        preexec_fn=pair.die_with_parent)
         log.close()
         try:
             self.started = self.answer(PATIENCE_S)
@@ -305,6 +306,7 @@ def main():
     o = options()
     os.makedirs(o.log, exist_ok=True)
     run = Run(o)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     run.emit(kind="run", **facts(o))
     try:
         run.everything()

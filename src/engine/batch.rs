@@ -62,6 +62,11 @@ impl TaskRef {
         self.batch.task(self.index as usize).unwrap_or_else(|| unreachable!("task without a slot"))
     }
 
+    /// The transport that the plan chose; TCP before it has.
+    pub(super) fn kind(&self) -> TransportKind {
+        self.task().spec.route.get().map_or(TransportKind::Tcp, |r| r.kind)
+    }
+
     /// Whether the plan chose `kind` for it.
     pub(super) fn goes_by(&self, kind: TransportKind) -> bool {
         self.task().spec.route.get().is_some_and(|r| r.kind == kind)

@@ -450,10 +450,10 @@ impl Driver {
             return;
         }
         let peer = Arc::clone(&piece.task.task().spec.peer);
-        let kind = piece.task.task().spec.route.get().map(|r| r.kind);
+        let kind = piece.task.kind();
         peer.work.give_back(piece);
         if let Some(maker) = self.maker.upgrade() {
-            maker.tell(&peer, kind.unwrap_or(TransportKind::Tcp));
+            maker.tell(&peer, kind);
         }
     }
 }

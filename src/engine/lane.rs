@@ -46,6 +46,8 @@ pub(super) struct Lane {
     asleep: AtomicBool,
     /// Turns that callers took.
     caller_turns: AtomicU64,
+    /// When the last of them began, in clock nanoseconds.
+    caller_at: AtomicU64,
     /// Callers that found the lane taken and would rather drive it themselves.
     wanted: AtomicU32,
     stop: AtomicBool,
@@ -86,6 +88,7 @@ impl Lane {
             wake,
             asleep: AtomicBool::new(false),
             caller_turns: AtomicU64::new(0),
+            caller_at: AtomicU64::new(0),
             wanted: AtomicU32::new(0),
             stop: AtomicBool::new(false),
             siblings: OnceLock::new(),
@@ -154,6 +157,7 @@ impl Lane {
     pub(super) fn caller_turn(&self, now: Instant) -> Option<usize> {
         let mut driver = try_lock(&self.driver)?;
         self.caller_turns.fetch_add(1, Ordering::Relaxed);
+        self.caller_at.store(now.0, Ordering::Relaxed);
         let moved = driver.turn(&self.shared, now);
         let amid = driver.is_amid_a_piece();
         drop(driver);
@@ -197,16 +201,14 @@ impl Lane {
     fn run(&self) {
         host::block_signals();
         let mut seen = self.caller_turns.load(Ordering::Relaxed);
-        let mut family_seen = self.family_turns();
         let mut active = Instant::now();
         let mut spins = Spins::default();
         let mut helpers = 0;
         let mut bulk = false;
         while !self.stop.load(Ordering::Acquire) {
-            let (turns, others) = (self.caller_turns.load(Ordering::Relaxed), self.family_turns());
+            let turns = self.caller_turns.load(Ordering::Relaxed);
             let callers_drive = turns.wrapping_sub(seen) >= MANY_TURNS;
-            let callers_near = others.wrapping_sub(family_seen) >= MANY_TURNS;
-            (seen, family_seen) = (turns, others);
+            seen = turns;
             if callers_drive || self.wanted.swap(0, Ordering::Relaxed) > 0 {
                 self.stand_by();
                 active = Instant::now();
@@ -217,7 +219,10 @@ impl Lane {
                 self.stand_by();
                 continue;
             };
-            if callers_near && driver.backlog() < WORTH_A_THREAD && !driver.is_amid_a_piece() {
+            if self.callers_near(now)
+                && driver.backlog() < WORTH_A_THREAD
+                && !driver.is_amid_a_piece()
+            {
                 // they are at it on a lane beside, and soon done
                 drop(driver);
                 self.stand_by();
@@ -255,12 +260,17 @@ impl Lane {
             active = Instant::now();
             // turns taken while this thread slept say nothing about now
             seen = self.caller_turns.load(Ordering::Relaxed);
-            family_seen = self.family_turns();
         }
     }
 
     fn siblings(&self) -> impl Iterator<Item = Arc<Self>> {
         self.siblings.get().map_or(&[][..], Vec::as_slice).iter().filter_map(Weak::upgrade)
+    }
+
+    /// Whether a caller took a turn on a lane of the family just now.
+    fn callers_near(&self, now: Instant) -> bool {
+        self.siblings()
+            .any(|l| now.since(Instant(l.caller_at.load(Ordering::Relaxed))) < CALLER_GONE)
     }
 
     /// Turns that callers took on any lane of the family.
@@ -334,7 +344,9 @@ const TRANSPORT: u64 = 1;
 /// A turn that moved so many bytes belongs to a large transfer.
 const BULK: usize = 256 << 10;
 /// Work of fewer bytes is done before another thread has woken up for it.
-const WORTH_A_THREAD: u64 = 1 << 20;
+const WORTH_A_THREAD: u64 = 384 << 10;
+/// A caller whose last turn began longer ago does not poll in a loop.
+const CALLER_GONE: Duration = Duration::from_micros(200);
 /// So many caller turns between two looks mean that a caller polls in a loop.
 const MANY_TURNS: u64 = 4;
 /// How long the thread leaves the lane to polling callers before it looks again.

@@ -252,7 +252,7 @@ impl Core {
 /// Bytes that a submit copies on its caller's time: about 10 us.
 const INLINE_BYTES: u64 = 64 << 10;
 /// From so many bytes on a second thread is worth its wake-up even while callers poll.
-const LARGE_BYTES: u64 = 1 << 20;
+const LARGE_BYTES: u64 = 384 << 10;
 /// Tasks that a submit helps along on its caller's time.
 const MAX_INLINE: usize = 256;
 /// One second more of deadline per 10 MB.

@@ -56,8 +56,8 @@ struct Queues {
 #[derive(Debug, Default)]
 pub(super) struct Work {
     queues: Mutex<Queues>,
-    /// Entries in all queues; a hint that saves the lock.
-    waiting: AtomicUsize,
+    /// Entries in all queues by transport: who finds none there need not look through the others'.
+    waiting: [AtomicUsize; TransportKind::ALL.len()],
     /// About how many bytes nobody has claimed: whether the work is worth one more thread. May wrap
     /// around zero for a moment, as tasks that are stopped leave their rest behind.
     backlog: AtomicI64,
@@ -75,13 +75,16 @@ impl Work {
             };
             queue.push_back(task.clone());
         }
-        self.waiting.fetch_add(tasks.len(), Ordering::Release);
+        for task in tasks {
+            self.waiting[task.kind() as usize].fetch_add(1, Ordering::Release);
+        }
     }
 
     /// A piece whose rail was lost waits for another.
     pub(super) fn give_back(&self, piece: Piece) {
+        let kind = piece.task.kind();
         lock(&self.queues).returned.push_back(piece);
-        self.waiting.fetch_add(1, Ordering::Release);
+        self.waiting[kind as usize].fetch_add(1, Ordering::Release);
     }
 
     /// About how many bytes wait to be claimed.
@@ -90,7 +93,7 @@ impl Work {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.load(Ordering::Acquire) == 0
+        self.waiting.iter().all(|n| n.load(Ordering::Acquire) == 0)
     }
 
     /// Claims the next piece for a rail of `kind`; `size(rest)` says how long it may be. Urgent work
@@ -101,14 +104,14 @@ impl Work {
         bulk: bool,
         size: impl Fn(u64) -> u64,
     ) -> Option<Piece> {
-        if self.is_empty() {
+        if self.waiting[kind as usize].load(Ordering::Acquire) == 0 {
             return None;
         }
         let mut queues = lock(&self.queues);
         let fits =
             |piece: &Piece| piece.task.goes_by(kind) && (bulk || piece.class() == Class::Urgent);
         if let Some(at) = queues.returned.iter().position(fits) {
-            self.waiting.fetch_sub(1, Ordering::Release);
+            self.waiting[kind as usize].fetch_sub(1, Ordering::Release);
             return queues.returned.remove(at);
         }
         let Queues { urgent, bulk: rest, .. } = &mut *queues;
@@ -140,7 +143,7 @@ impl Work {
                 claimed.map(|(offset, len)| Piece { task: task.clone(), offset, len, tries: 0 });
             if spent {
                 line.remove(at);
-                if self.waiting.fetch_sub(1, Ordering::Release) == 1 {
+                if self.waiting[kind as usize].fetch_sub(1, Ordering::Release) == 1 {
                     // the rests of stopped tasks are not kept in the account
                     self.backlog.store(0, Ordering::Relaxed);
                 }
@@ -188,7 +191,9 @@ impl Work {
         for piece in std::mem::take(returned) {
             if which(&piece.task) { pieces.push(piece) } else { returned.push_back(piece) }
         }
-        self.waiting.fetch_sub(tasks.len() + pieces.len(), Ordering::Release);
+        for task in tasks.iter().chain(pieces.iter().map(|p| &p.task)) {
+            self.waiting[task.kind() as usize].fetch_sub(1, Ordering::Release);
+        }
         (tasks, pieces)
     }
 }
