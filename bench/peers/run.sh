@@ -52,15 +52,21 @@ limits() {
 sweep() {
   local library=${TENT_LIB:-$root/target/release/libtransfer_engine.so}
   [[ -f $library ]] || die "no $library: cargo build --release -p tent-capi, or set TENT_LIB"
-  # a copy: a build that goes on beside the run must not change what is measured half-way
-  cp "$library" "$work/libtransfer_engine.so"
+  # two runs would measure each other
+  exec 9> "$work/lock"
+  flock -n 9 || die "another run is under way"
   local name
   name=$(date +%Y%m%d-%H%M%S)
-  local out=$work/$name.jsonl status=0
+  local out=$work/$name.jsonl log=$work/$name.log status=0
+  # a copy: a build that goes on beside the run must not change what is measured half-way
+  mkdir -p "$log"
+  cp "$library" "$log/libtransfer_engine.so"
   local note="tent $(git -C "$root" describe --always --dirty 2> /dev/null || echo "?"), library $(sha256sum "$library" | cut -c1-12); ${WHEELS[*]:0:3}"
   echo "run.sh: load $(cut -d' ' -f1 /proc/loadavg); what runs beside this spoils it"
-  TENT_LIB=$work/libtransfer_engine.so TENT_SYNC=$work/tent_sync.so \
-    "$work/venv/bin/python" "$here/sweep.py" --out "$out" --log "$work/$name.log" --note "$note" "$@" || status=$?
+  TENT_LIB=$log/libtransfer_engine.so TENT_SYNC=$log/tent_sync.so \
+    "$work/venv/bin/python" "$here/sweep.py" --out "$out" --log "$log" --note "$note" "$@" || status=$?
+  rm -f "$log"/*.so
+  [[ -s $out ]] || return $status
   local ref=${REF-$here/tent_shm_reference.json}
   "$work/venv/bin/python" "$here/table.py" "$out" ${ref:+--ref "$ref"} > "$work/$name.md"
   echo
@@ -76,5 +82,6 @@ if [[ ${1-} == --limits ]]; then
   limits
 else
   need_venv
+  if [[ ${1-} == --help ]]; then exec "$work/venv/bin/python" "$here/sweep.py" --help; fi
   sweep "${@:---quick}"
 fi
