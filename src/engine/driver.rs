@@ -214,7 +214,8 @@ impl Driver {
         rail.map_or_else(String::new, |r| r.figures.name.clone())
     }
 
-    fn take_news(&mut self, shared: &LaneShared) {
+    /// Learns which peers have work, and what is overdue; without it a backlog is not seen (I9).
+    pub(super) fn take_news(&mut self, shared: &LaneShared) {
         let mut news = std::mem::take(&mut self.news);
         shared.take_peers(&mut news);
         for peer in news.drain(..) {

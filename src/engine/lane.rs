@@ -219,6 +219,7 @@ impl Lane {
                 self.stand_by();
                 continue;
             };
+            driver.take_news(&self.shared);
             if self.callers_near(now)
                 && driver.backlog() < WORTH_A_THREAD
                 && !driver.is_amid_a_piece()
