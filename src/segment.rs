@@ -107,7 +107,7 @@ pub struct GuardRef {
 }
 
 /// What one engine publishes; JSON in upstream's form on the wire (`control::wire`).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SegmentDesc {
     /// Segment name; under P2PHANDSHAKE the address of the RPC port.
     pub name: String,

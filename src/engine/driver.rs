@@ -93,6 +93,9 @@ pub(super) struct Driver {
     attempts: Vec<Option<Attempt>>,
     free_attempts: Vec<usize>,
     events: Vec<TransportEvent>,
+    /// Pieces on their way from [`Driver::claim_one`] to [`Driver::post`], and what is posted of them.
+    claimed: Vec<Piece>,
+    ops: Vec<SliceOp>,
     /// Empty between two turns; kept for its room.
     news: Vec<Arc<Peer>>,
     /// Weak, for the maker owns the lanes.
@@ -123,6 +126,8 @@ impl Driver {
             attempts: Vec::new(),
             free_attempts: Vec::new(),
             events: Vec::new(),
+            claimed: Vec::new(),
+            ops: Vec::new(),
             news: Vec::new(),
             maker,
             // a copy is over before the next is claimed
@@ -312,8 +317,8 @@ impl Driver {
             if caps.synchronous { self.longest } else { self.longest.min(caps.max_slice) };
         let size = |rest| piece::next_len(rest, pullers, longest);
         if !caps.synchronous {
-            let piece = rail.peer.work.claim(kind, bulk, size)?;
-            return self.post(number, piece, now).then_some(0);
+            self.claimed.push(rail.peer.work.claim(kind, bulk, size)?);
+            return self.post(number, now).then_some(0);
         }
         // urgent work goes between the steps of a large piece, but not between those of urgent work
         let at_urgent = rail.rest.last().is_some_and(|p| p.class() == Class::Urgent);
@@ -321,56 +326,64 @@ impl Driver {
             if at_urgent { None } else { rail.peer.work.claim(kind, rail.rest.is_empty(), size) };
         let rail = self.rails[number as usize].as_mut()?;
         let (step, rest) = fresh.or_else(|| rail.rest.pop())?.split(COPY_STEP);
+        let alone = step.len > COPY_RUN_PIECE || !rail.rest.is_empty() || rest.is_some();
         rail.rest.extend(rest);
-        let len = step.len;
-        if !self.post(number, step, now) {
+        self.claimed.push(step);
+        if !alone {
+            rail.peer.work.claim_small(kind, COPY_RUN_PIECE, &mut self.claimed, is_run_short);
+        }
+        let len = total(&self.claimed);
+        if !self.post(number, now) {
             return None;
         }
         self.settle_copies(number, now);
         Some(len)
     }
 
-    /// Posts one piece; `false`: the rail takes no more now, the piece went back.
-    fn post(&mut self, number: u32, piece: Piece, now: Instant) -> bool {
+    /// Posts what was claimed; what the rail does not take goes back. `false`: it took nothing.
+    fn post(&mut self, number: u32, now: Instant) -> bool {
+        // a task may have been stopped before its piece was given back
+        self.claimed.retain(|piece| {
+            let stopped = piece.task.task().progress.stopped().is_some();
+            if stopped {
+                piece.lost();
+            }
+            !stopped
+        });
+        let mut ops = std::mem::take(&mut self.ops);
+        ops.clear();
+        ops.extend(self.claimed.iter().enumerate().map(|(at, p)| slice_op(p, self.token(at))));
         let Some(rail) = self.rails[number as usize].as_mut() else {
-            piece.lost();
+            self.claimed.drain(..).for_each(|piece| piece.lost());
             return false;
         };
-        if piece.task.task().progress.stopped().is_some() {
-            // given back before its task was stopped
-            piece.lost();
-            return true;
-        }
-        let spec = &piece.task.task().spec;
-        let access = spec.route.get().and_then(|r| r.access);
-        let op = SliceOp {
-            token: self.free_attempts.last().map_or(self.attempts.len(), |i| *i) as u64,
-            op: spec.op,
-            class: spec.class,
-            // both ends were checked at submit: these sums cannot wrap
-            local: spec.local + usize::try_from(piece.offset).unwrap_or(0),
-            remote: spec.remote + piece.offset,
-            len: piece.len,
-            key: access.map_or(0, |a| a.key),
-            slot: access.map_or(0, |a| a.slot),
-            shm: access.and_then(|a| a.shm),
-        };
-        if self.transports[rail.transport].post(number, &[op]) == 0 {
+        let none = ops.is_empty();
+        let taken = if none { 0 } else { self.transports[rail.transport].post(number, &ops) };
+        self.ops = ops;
+        for piece in self.claimed.drain(taken..).rev() {
             rail.peer.work.give_back(piece);
-            return false;
         }
         if rail.slices == 0 {
             rail.busy_since = now;
         }
-        rail.in_flight += piece.len;
-        rail.slices += 1;
-        rail.figures.in_flight.store(rail.in_flight, Ordering::Relaxed);
-        let attempt = Attempt { piece, rail: number };
-        match self.free_attempts.pop() {
-            Some(index) => self.attempts[index] = Some(attempt),
-            None => self.attempts.push(Some(attempt)),
+        for piece in self.claimed.drain(..) {
+            rail.in_flight += piece.len;
+            rail.slices += 1;
+            let attempt = Attempt { piece, rail: number };
+            match self.free_attempts.pop() {
+                Some(index) => self.attempts[index] = Some(attempt),
+                None => self.attempts.push(Some(attempt)),
+            }
         }
-        true
+        rail.figures.in_flight.store(rail.in_flight, Ordering::Relaxed);
+        none || taken > 0
+    }
+
+    /// The token of the attempt that will be stored after `at` others.
+    fn token(&self, at: usize) -> u64 {
+        let free = &self.free_attempts;
+        let fresh = || self.attempts.len() + at - free.len();
+        free.len().checked_sub(at + 1).map_or_else(fresh, |i| free[i]) as u64
     }
 
     fn settle_copies(&mut self, number: u32, now: Instant) {
@@ -459,6 +472,32 @@ impl Driver {
     }
 }
 
+fn slice_op(piece: &Piece, token: u64) -> SliceOp {
+    let spec = &piece.task.task().spec;
+    let access = spec.route.get().and_then(|r| r.access);
+    SliceOp {
+        token,
+        op: spec.op,
+        class: spec.class,
+        // both ends were checked at submit: these sums cannot wrap
+        local: spec.local + usize::try_from(piece.offset).unwrap_or(0),
+        remote: spec.remote + piece.offset,
+        len: piece.len,
+        key: access.map_or(0, |a| a.key),
+        slot: access.map_or(0, |a| a.slot),
+        shm: access.and_then(|a| a.shm),
+    }
+}
+
+fn total(pieces: &[Piece]) -> u64 {
+    pieces.iter().map(|p| p.len).sum()
+}
+
+/// Whether one more small piece may be copied in the same call.
+fn is_run_short(pieces: &[Piece]) -> bool {
+    pieces.len() < COPY_RUN && total(pieces) <= COPY_RUN_BYTES - COPY_RUN_PIECE
+}
+
 fn fault_text(fault: SliceFault) -> &'static str {
     match fault {
         SliceFault::Refused => {
@@ -476,6 +515,12 @@ fn fault_text(fault: SliceFault) -> &'static str {
 const COPY_STEP: u64 = 512 << 10;
 /// Bytes that one turn copies before it lets others look: about 100 us.
 const COPY_TURN: u64 = 256 << 10;
+/// Pieces of up to so many bytes are copied several in a call, for the call costs as much as the copy.
+const COPY_RUN_PIECE: u64 = 16 << 10;
+/// Most pieces in a call: beyond, there is nothing left to save.
+const COPY_RUN: usize = 32;
+/// Most bytes in a call with more than one piece: about 30 us.
+const COPY_RUN_BYTES: u64 = 128 << 10;
 /// Turns without work after which a lane forgets a peer until it is told again.
 const IDLE_TURNS: u32 = 64;
 /// Bytes of urgent pieces allowed beyond a full bulk window.

@@ -1,6 +1,10 @@
 //! A lane: one driver behind a lock that is only ever tried, a thread that guarantees progress, and the
 //! rules by which callers and that thread share the work (D6).
 
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests;
+
 use crate::engine::driver::Driver;
 use crate::engine::peer::Peer;
 use crate::sync::{lock, spawn, try_lock};
@@ -219,12 +223,7 @@ impl Lane {
                 self.stand_by();
                 continue;
             };
-            driver.take_news(&self.shared);
-            if self.callers_near(now)
-                && driver.backlog() < WORTH_A_THREAD
-                && !driver.is_amid_a_piece()
-            {
-                // they are at it on a lane beside, and soon done
+            if self.leaves_it_to_callers(&mut driver, now) {
                 drop(driver);
                 self.stand_by();
                 continue;
@@ -272,6 +271,13 @@ impl Lane {
     fn callers_near(&self, now: Instant) -> bool {
         self.siblings()
             .any(|l| now.since(Instant(l.caller_at.load(Ordering::Relaxed))) < CALLER_GONE)
+    }
+
+    /// Whether callers are at it on a lane beside and soon done. What was left for this lane counts too,
+    /// or it would stand by while work for two waits (I9).
+    fn leaves_it_to_callers(&self, driver: &mut Driver, now: Instant) -> bool {
+        driver.take_news(&self.shared);
+        self.callers_near(now) && driver.backlog() < WORTH_A_THREAD && !driver.is_amid_a_piece()
     }
 
     /// Turns that callers took on any lane of the family.

@@ -63,6 +63,11 @@ impl Progress {
         }
     }
 
+    /// Bytes that nobody has claimed.
+    pub(super) fn unclaimed(&self) -> u64 {
+        self.len - self.cursor.load(Ordering::Acquire)
+    }
+
     fn mark_pending(&self) {
         let (waiting, pending) = (TaskState::Waiting as u8, TaskState::Pending as u8);
         self.state.compare_exchange(waiting, pending, Ordering::AcqRel, Ordering::Acquire).ok();

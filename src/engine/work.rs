@@ -119,6 +119,31 @@ impl Work {
         lines.iter_mut().flatten().find_map(|line| self.claim_from(line, kind, &size))
     }
 
+    /// Claims whole tasks of at most `longest` bytes from the front of the line, as long as `more` says of
+    /// what has been claimed that another may follow. Urgent work first, as in [`Work::claim`].
+    pub(super) fn claim_small(
+        &self,
+        kind: TransportKind,
+        longest: u64,
+        claimed: &mut Vec<Piece>,
+        more: impl Fn(&[Piece]) -> bool,
+    ) {
+        if self.waiting[kind as usize].load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let mut queues = lock(&self.queues);
+        let Queues { urgent, bulk, .. } = &mut *queues;
+        for line in [urgent, bulk] {
+            let small = |t: &TaskRef| t.goes_by(kind) && t.task().progress.unclaimed() <= longest;
+            while more(claimed) && line.front().is_some_and(small) {
+                claimed.extend(self.claim_from(line, kind, &|rest| rest));
+            }
+            if !line.is_empty() {
+                return;
+            }
+        }
+    }
+
     fn claim_from(
         &self,
         line: &mut VecDeque<TaskRef>,

@@ -305,7 +305,8 @@ impl CopyGuard<'_> {
         self.len
     }
 
-    fn contains(&self, addr: u64, len: u64) -> bool {
+    /// Whether the range, addresses there, lies in the peer's region.
+    pub fn contains(&self, addr: u64, len: u64) -> bool {
         let end = addr.checked_sub(self.base).and_then(|offset| offset.checked_add(len));
         end.is_some_and(|end| end <= self.len)
     }

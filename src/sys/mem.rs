@@ -227,6 +227,39 @@ pub unsafe fn copy_process(
     Ok(())
 }
 
+/// As [`copy_process`] for up to [`MANY_RANGES`] ranges (here, there, bytes) in one system call, which
+/// costs half of what as many calls do. Returns how many bytes were copied, counted from the front; why
+/// there were not more is for a call with the next range alone to find out.
+///
+/// # Safety
+/// As [`copy_process`], for each range.
+pub unsafe fn copy_process_many(
+    pid: i32,
+    direction: Direction,
+    ranges: impl Iterator<Item = (usize, usize, usize)>,
+) -> usize {
+    let (mut ours, mut theirs) = ([iovec(0, 0); MANY_RANGES], [iovec(0, 0); MANY_RANGES]);
+    let mut count = 0;
+    for (at, (local, remote, len)) in ranges.take(MANY_RANGES).enumerate() {
+        (ours[at], theirs[at]) = (iovec(local, len), iovec(remote, len));
+        count = at + 1;
+    }
+    let (ours, theirs, count) = (ours.as_ptr(), theirs.as_ptr(), count as libc::c_ulong);
+    let n = match direction {
+        // SAFETY: `count` ranges each, as filled in above; the kernel checks that they are mapped, the
+        // caller that the local ones may be written to.
+        Direction::FromPeer => unsafe {
+            libc::process_vm_readv(pid, ours, count, theirs, count, 0)
+        },
+        // SAFETY: as above, for the remote ranges.
+        Direction::ToPeer => unsafe { libc::process_vm_writev(pid, ours, count, theirs, count, 0) },
+    };
+    usize::try_from(n).unwrap_or(0)
+}
+
+/// Most ranges that [`copy_process_many`] takes.
+pub const MANY_RANGES: usize = 64;
+
 /// Copies within this process, and says so if `dst` is not mapped instead of ending the process.
 ///
 /// # Errors

@@ -48,7 +48,10 @@ impl Transport for CmaTransport {
     }
 
     fn post(&mut self, rail: u32, ops: &[SliceOp]) -> usize {
-        self.rails.post(rail, ops, copy)
+        self.rails.post(rail, ops, |rail, ops| match copy_many(rail, ops) {
+            0 => copy(rail, &ops[0]).map(|()| 1),
+            copied => Ok(copied),
+        })
     }
 
     fn poll(&mut self, events: &mut Vec<TransportEvent>) -> usize {
@@ -64,6 +67,47 @@ impl Transport for CmaTransport {
     }
 }
 
+/// Copies those of `ops` that go the way of the first, to or from the same region, in one system call;
+/// returns how many were copied wholly, from the front. Zero means no more than that it is for [`copy`] to
+/// copy the next, or to say why it cannot.
+fn copy_many(rail: &mut HostRail, ops: &[SliceOp]) -> usize {
+    let first = &ops[0];
+    let alike = |op: &&SliceOp| (op.slot, op.key, op.op) == (first.slot, first.key, first.op);
+    let count = ops.iter().take(mem::MANY_RANGES).take_while(alike).count();
+    if count < 2 || !rail.link.is_alive() {
+        return 0;
+    }
+    let pid = rail.link.pid();
+    let entered = rail.copier.enter(first.slot, first.key, first.remote, first.len, first.op);
+    let Some(held) = entered else { return 0 };
+    // one entry in the guard table holds the region; every range must lie in it (I11)
+    let ranges = || {
+        let inside = |op: &&SliceOp| held.contains(op.remote, op.len);
+        let range = |op: &SliceOp| {
+            let remote = usize::try_from(op.remote).ok()?;
+            Some((op.local, remote, usize::try_from(op.len).ok()?))
+        };
+        ops[..count].iter().take_while(inside).map_while(range)
+    };
+    // SAFETY: as in `copy`, for each range.
+    let mut done = unsafe { mem::copy_process_many(pid, direction(first.op), ranges()) };
+    drop(held);
+    let whole = |op: &&SliceOp| {
+        // a length that is no usize was not among the ranges
+        let left = usize::try_from(op.len).ok().and_then(|len| done.checked_sub(len));
+        done = left.unwrap_or(0);
+        left.is_some()
+    };
+    ops[..count].iter().take_while(whole).count()
+}
+
+fn direction(op: Op) -> Direction {
+    match op {
+        Op::Read => Direction::FromPeer,
+        Op::Write => Direction::ToPeer,
+    }
+}
+
 fn copy(rail: &mut HostRail, op: &SliceOp) -> Result<(), CopyFailure> {
     if !rail.link.is_alive() {
         return Err(CopyFailure::Rail(DownCause::Reset));
@@ -74,13 +118,9 @@ fn copy(rail: &mut HostRail, op: &SliceOp) -> Result<(), CopyFailure> {
     let Ok((remote, len)) = sizes else { return Err(refused) };
     let entered = rail.copier.enter(op.slot, op.key, op.remote, op.len, op.op);
     let Some(held) = entered else { return Err(refused) };
-    let direction = match op.op {
-        Op::Read => Direction::FromPeer,
-        Op::Write => Direction::ToPeer,
-    };
     // SAFETY: the task pins its local range, and `held` keeps the remote one registered by its owner,
     // with the permission that `op` needs; so either may be overwritten.
-    let copied = unsafe { mem::copy_process(pid, direction, op.local, remote, len) };
+    let copied = unsafe { mem::copy_process(pid, direction(op.op), op.local, remote, len) };
     drop(held);
     copied.map_err(|Stopped { done, cause }| match cause.raw_os_error() {
         Some(libc::EFAULT) => CopyFailure::Slice(whose_fault(pid, op, remote, done)),
@@ -122,28 +162,77 @@ mod tests {
         assert_eq!(unsafe { libc::mprotect(half, LEN / 2, protection) }, 0);
     }
 
-    #[test]
-    fn a_side_that_is_not_mapped_is_told_from_the_other() {
+    /// Two engines of this process, `LEN` bytes of memory each, a transport with rail 0 from one to the
+    /// other, and a slice over all of it.
+    fn pair(op: Op) -> ([Arc<Regions>; 2], CmaTransport, SliceOp) {
         let engine = || Regions::new(Incarnation(host::random_u128().unwrap()));
         let (peer, own) = (engine(), engine());
-        let theirs = peer.allocate(LEN, "*").unwrap();
-        let ours = own.allocate(LEN, "*").unwrap();
+        let remote = peer.allocate(LEN, "*").unwrap() as u64;
+        let local = own.allocate(LEN, "*").unwrap();
         let access = peer.describe()[0].access.unwrap();
+        let (key, slot, shm) = (access.key, access.slot, access.shm);
         let link = Arc::new(HostLink::attach(&facts_of(&peer)).unwrap());
         let mut transport = CmaTransport::new();
         transport.connect(0, &RailTarget::Host(link));
+        transport.poll(&mut Vec::new());
+        let (class, len) = (Class::Bulk, LEN as u64);
+        let slice = SliceOp { token: 9, op, class, local, remote, len, key, slot, shm };
+        ([peer, own], transport, slice)
+    }
+
+    /// I3, I11: in a call for many, each slice has its own outcome, and none covers for another.
+    #[test]
+    fn of_many_slices_only_the_bad_ones_fail() {
+        const SMALL: usize = 128;
+        for op in [Op::Read, Op::Write] {
+            let (_engines, mut transport, whole) = pair(op);
+            let count = 3 * mem::MANY_RANGES;
+            let mut ops: Vec<SliceOp> = (0..count)
+                .map(|i| SliceOp {
+                    token: i as u64,
+                    local: whole.local + i * SMALL,
+                    remote: whole.remote + (i * SMALL) as u64,
+                    len: (SMALL) as u64,
+                    ..whole
+                })
+                .collect();
+            ops[5].key ^= 1;
+            ops[70].remote = whole.remote + LEN as u64 - 1;
+            ops[100].remote = whole.remote + (LEN / 2) as u64;
+            ops[130].slot = u32::MAX;
+            let theirs = usize::try_from(whole.remote).unwrap();
+            for (i, op) in ops.iter().enumerate() {
+                let byte = u8::try_from(i + 1).unwrap();
+                let from = if op.op == Op::Read { theirs } else { whole.local };
+                let to = from + i * SMALL;
+                let bytes = [byte; SMALL];
+                // SAFETY: memory of this test, which nobody else uses.
+                unsafe { mem::copy(to, bytes.as_ptr().expose_provenance(), bytes.len()) };
+            }
+            protect(theirs, libc::PROT_NONE);
+            assert_eq!(transport.post(0, &ops), count);
+            protect(theirs, libc::PROT_READ | libc::PROT_WRITE);
+            let mut events = Vec::new();
+            transport.poll(&mut events);
+            assert_eq!(events.len(), count);
+            for (i, event) in events.iter().enumerate() {
+                let fault = [5, 70, 100, 130].contains(&i).then_some(SliceFault::Refused);
+                assert_eq!(*event, TransportEvent::Done { token: i as u64, fault }, "{op:?} {i}");
+                let at = if op == Op::Read { ops[i].local } else { theirs + i * SMALL };
+                for at in [at, at + SMALL - 1] {
+                    let byte = mem::peek_process(host::pid(), at, 1).unwrap();
+                    assert_eq!(byte, if fault.is_some() { 0 } else { i as u64 + 1 }, "{op:?} {i}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_side_that_is_not_mapped_is_told_from_the_other() {
+        let (_engines, mut transport, whole) = pair(Op::Read);
+        let (theirs, ours) = (usize::try_from(whole.remote).unwrap(), whole.local);
         let mut run = |op| {
-            let slice = SliceOp {
-                token: 9,
-                op,
-                class: Class::Bulk,
-                local: ours,
-                remote: theirs as u64,
-                len: LEN as u64,
-                key: access.key,
-                slot: access.slot,
-                shm: access.shm,
-            };
+            let slice = SliceOp { op, ..whole };
             assert_eq!(transport.post(0, &[slice]), 1);
             let mut events = Vec::new();
             transport.poll(&mut events);
