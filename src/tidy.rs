@@ -22,7 +22,7 @@ const ARROWS: [(&str, &str); 14] = [
     ("config", "error id time"),
     ("error", ""),
     ("id", ""),
-    ("time", ""),
+    ("time", "sys"),
     ("sync", ""),
     ("sys", ""),
 ];

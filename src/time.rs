@@ -11,13 +11,9 @@ impl Instant {
     pub const NEVER: Self = Self(u64::MAX);
 
     /// Reads the clock.
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
     pub fn now() -> Self {
-        use std::sync::OnceLock;
-        static EPOCH: OnceLock<std::time::Instant> = OnceLock::new();
-        let epoch = EPOCH.get_or_init(std::time::Instant::now);
         // starts at one second, so that subtracting a small duration never reaches zero
-        Self(1_000_000_000 + u64::try_from(epoch.elapsed().as_nanos()).unwrap_or(u64::MAX / 2))
+        Self(1_000_000_000 + crate::sys::host::monotonic_ns())
     }
 
     /// This moment plus `d`, saturating at [`Instant::NEVER`].

@@ -12,7 +12,7 @@ use crate::slice::{Class, Op, TransportKind, TransportMask};
 use crate::sync::lock;
 use crate::sys::evloop::EventFd;
 use crate::time::Instant;
-use arc_swap::ArcSwapOption;
+use smallvec::SmallVec;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::Duration;
@@ -55,6 +55,9 @@ pub(super) struct TaskRef {
     pub(super) batch: Arc<Batch>,
     pub(super) index: u32,
 }
+
+/// The tasks of one submit; a single one, the common case, costs no allocation.
+pub(super) type TaskRefs = SmallVec<[TaskRef; 1]>;
 
 impl TaskRef {
     pub(super) fn task(&self) -> &Task {
@@ -171,9 +174,9 @@ impl Batch {
     }
 
     /// Appends tasks; the caller holds `submit` and has checked the room.
-    pub(super) fn push(self: &Arc<Self>, tasks: impl IntoIterator<Item = Task>) -> Vec<TaskRef> {
+    pub(super) fn push(self: &Arc<Self>, tasks: impl IntoIterator<Item = Task>) -> TaskRefs {
         let begin = self.count();
-        let mut refs = Vec::new();
+        let mut refs = TaskRefs::new();
         for (index, task) in (begin..).zip(tasks) {
             let size = CHUNK.min(self.capacity - index / CHUNK * CHUNK);
             let chunk = self.chunks[index / CHUNK]
@@ -299,7 +302,9 @@ impl Batch {
 #[derive(Debug, Default)]
 struct Slot {
     generation: AtomicU32,
-    batch: ArcSwapOption<Batch>,
+    /// Behind a lock, not a swapped pointer: batches come and go with each transfer, and a swap costs more
+    /// than a lock that nobody else holds.
+    batch: Mutex<Option<Arc<Batch>>>,
 }
 
 /// All batches of an engine.
@@ -340,7 +345,7 @@ impl Batches {
         let generation = slot.generation.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
         let id = BatchId(self.tag << 52 | u64::from(generation) << 20 | u64::from(index));
         let batch = Arc::new(Batch::new(id, capacity, Arc::clone(on_end)));
-        slot.batch.store(Some(Arc::clone(&batch)));
+        *lock(&slot.batch) = Some(Arc::clone(&batch));
         Ok(batch)
     }
 
@@ -355,7 +360,7 @@ impl Batches {
         let index = usize::try_from(id.0 & 0xf_ffff).unwrap_or(usize::MAX);
         let chunk = self.chunks.get(index / SLOTS).and_then(OnceLock::get);
         chunk
-            .and_then(|chunk| chunk[index % SLOTS].batch.load_full())
+            .and_then(|chunk| lock(&chunk[index % SLOTS].batch).clone())
             .filter(|batch| batch.id == id)
             .ok_or_else(|| {
                 let why = if id.0 >> 52 == self.tag { "was freed" } else { "is not this engine's" };
@@ -373,8 +378,8 @@ impl Batches {
         let index = id.0 & 0xf_ffff;
         let slot = self.slot(usize::try_from(index).unwrap_or(0));
         // two callers may race to free; one takes the batch out
-        let taken = slot.batch.compare_and_swap(&Some(Arc::clone(&batch)), None);
-        if taken.as_ref().is_none_or(|b| !Arc::ptr_eq(b, &batch)) {
+        let taken = lock(&slot.batch).take_if(|b| b.id == id);
+        if taken.is_none() {
             return Err(Error::new(ErrorKind::Stale, format!("batch {:x} was freed", id.0)));
         }
         lock(&self.free).1.push(u32::try_from(index).unwrap_or(0));
@@ -385,7 +390,8 @@ impl Batches {
     pub(super) fn each(&self, mut visit: impl FnMut(&Arc<Batch>)) {
         let used = lock(&self.free).0 as usize;
         for index in 0..used {
-            if let Some(batch) = self.slot(index).batch.load_full() {
+            let batch = lock(&self.slot(index).batch).clone();
+            if let Some(batch) = batch {
                 visit(&batch);
             }
         }

@@ -12,7 +12,6 @@ use crate::sched::piece;
 use crate::slice::{Class, Op, SliceFault, SliceOp, TransportEvent, TransportKind};
 use crate::time::Instant;
 use crate::transport::{RailTarget, Transport};
-use std::collections::HashMap;
 use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -87,7 +86,8 @@ pub(super) struct Driver {
     transports: Vec<Box<dyn Transport>>,
     rails: Vec<Option<LaneRail>>,
     free_rails: Vec<u32>,
-    peers: HashMap<u32, LanePeer>,
+    /// By the peer's number; those that this lane has heard of.
+    peers: Vec<Option<LanePeer>>,
     /// Peers with work that this lane should look at.
     active: Vec<u32>,
     attempts: Vec<Option<Attempt>>,
@@ -121,7 +121,7 @@ impl Driver {
             transports,
             rails: Vec::new(),
             free_rails: Vec::new(),
-            peers: HashMap::new(),
+            peers: Vec::new(),
             active: Vec::new(),
             attempts: Vec::new(),
             free_attempts: Vec::new(),
@@ -166,7 +166,7 @@ impl Driver {
             RailState::Waiting(until) => until,
             RailState::Idle | RailState::Up => Instant::NEVER,
         };
-        let active = self.active.iter().filter_map(|id| self.peers.get(id));
+        let active = self.active.iter().filter_map(|id| self.peer(*id));
         let rails =
             active.flat_map(|p| p.rails.iter()).filter_map(|r| self.rails[*r as usize].as_ref());
         rails.map(due).min().unwrap_or(Instant::NEVER)
@@ -174,13 +174,13 @@ impl Driver {
 
     /// Whether work waits for this lane.
     pub(super) fn has_work(&self) -> bool {
-        let mut active = self.active.iter().filter_map(|id| self.peers.get(id));
+        let mut active = self.active.iter().filter_map(|id| self.peer(*id));
         active.any(|entry| !entry.peer.work.is_empty() || self.has_rest(&entry.rails))
     }
 
     /// Whether a claimed piece is only half copied: no other lane can go on with it.
     pub(super) fn is_amid_a_piece(&self) -> bool {
-        let mut active = self.active.iter().filter_map(|id| self.peers.get(id));
+        let mut active = self.active.iter().filter_map(|id| self.peer(*id));
         active.any(|entry| self.has_rest(&entry.rails))
     }
 
@@ -188,9 +188,15 @@ impl Driver {
         rails.iter().any(|r| self.rails[*r as usize].as_ref().is_some_and(|r| !r.rest.is_empty()))
     }
 
+    /// Whether work waits for these rails, which lead to one peer.
+    fn has_more(&self, rails: &[u32]) -> bool {
+        let first = rails.iter().find_map(|r| self.rails[*r as usize].as_ref());
+        first.is_some_and(|rail| !rail.peer.work.is_empty()) || self.has_rest(rails)
+    }
+
     /// About how many bytes wait for this lane and its siblings.
     pub(super) fn backlog(&self) -> u64 {
-        let active = self.active.iter().filter_map(|id| self.peers.get(id));
+        let active = self.active.iter().filter_map(|id| self.peer(*id));
         active.map(|entry| entry.peer.work.backlog()).sum()
     }
 
@@ -214,6 +220,14 @@ impl Driver {
         self.transports.clear();
     }
 
+    fn peer(&self, id: u32) -> Option<&LanePeer> {
+        self.peers.get(id as usize)?.as_ref()
+    }
+
+    fn peer_mut(&mut self, id: u32) -> Option<&mut LanePeer> {
+        self.peers.get_mut(id as usize)?.as_mut()
+    }
+
     fn rail_name(&self, rail: u32) -> String {
         let rail = self.rails.get(rail as usize).and_then(Option::as_ref);
         rail.map_or_else(String::new, |r| r.figures.name.clone())
@@ -224,7 +238,11 @@ impl Driver {
         let mut news = std::mem::take(&mut self.news);
         shared.take_peers(&mut news);
         for peer in news.drain(..) {
-            self.peers.entry(peer.id).or_insert_with(|| LanePeer {
+            let at = peer.id as usize;
+            if self.peers.len() <= at {
+                self.peers.resize_with(at + 1, || None);
+            }
+            self.peers[at].get_or_insert_with(|| LanePeer {
                 peer: Arc::clone(&peer),
                 rails: Arc::default(),
                 life: u32::MAX,
@@ -246,7 +264,7 @@ impl Driver {
         let mut at = 0;
         while let Some(id) = self.active.get(at).copied() {
             self.renew_rails(id, now);
-            let rails = self.peers.get(&id).map(|p| Arc::clone(&p.rails)).unwrap_or_default();
+            let rails = self.peer(id).map(|p| Arc::clone(&p.rails)).unwrap_or_default();
             moved |= self.fill(&rails, now);
             if self.still_active(id, &rails) {
                 at += 1;
@@ -260,7 +278,8 @@ impl Driver {
     /// Whether the peer still has work for this lane; if not, a submitter will say when it has.
     fn still_active(&mut self, id: u32, rails: &[u32]) -> bool {
         let rest = self.has_rest(rails);
-        let Some(entry) = self.peers.get_mut(&id) else { return false };
+        let lane = self.lane;
+        let Some(entry) = self.peer_mut(id) else { return false };
         let peer = &entry.peer;
         if rest || (!peer.work.is_empty() && !rails.is_empty()) {
             entry.idle_turns = 0;
@@ -272,11 +291,11 @@ impl Driver {
             return true;
         }
         // no work, or none for this lane: other lanes have the rails to that peer
-        peer.active[self.lane].store(false, Ordering::SeqCst);
+        peer.active[lane].store(false, Ordering::SeqCst);
         // work that came before the flag fell would be told to nobody
         let again = !rails.is_empty() && !peer.work.is_empty();
         if again {
-            peer.active[self.lane].store(true, Ordering::SeqCst);
+            peer.active[lane].store(true, Ordering::SeqCst);
         }
         again
     }
@@ -294,7 +313,8 @@ impl Driver {
                 }
             }
             moved |= taken;
-            if !taken || copied >= COPY_TURN {
+            // the second round is for what the first has left, of which there is seldom any
+            if !taken || copied >= COPY_TURN || !self.has_more(rails) {
                 return moved;
             }
         }

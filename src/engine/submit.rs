@@ -1,7 +1,7 @@
 //! From requests to queued tasks: check everything, then append all or nothing; and the caller's share of
 //! the work.
 
-use crate::engine::batch::{Batch, Route, Spec, Task, TaskRef};
+use crate::engine::batch::{Batch, Route, Spec, Task, TaskRef, TaskRefs};
 use crate::engine::core::Core;
 use crate::engine::lanes::{Family, Lanes};
 use crate::engine::peer::Peer;
@@ -12,6 +12,7 @@ use crate::sched::plan;
 use crate::slice::{Class, Op, TransportMask};
 use crate::sync::lock;
 use crate::time::Instant;
+use smallvec::SmallVec;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -93,7 +94,7 @@ fn begin(lanes: &Lanes, peer: &Arc<Peer>, family: Family, tasks: &[TaskRef], now
 }
 
 impl Core {
-    pub(super) fn submit(&self, batch: &Arc<Batch>, requests: &[Request]) -> Result<Vec<TaskRef>> {
+    pub(super) fn submit(&self, batch: &Arc<Batch>, requests: &[Request]) -> Result<TaskRefs> {
         let _one = lock(&batch.submit);
         if requests.len() > batch.room() {
             let text = format!(
@@ -104,7 +105,7 @@ impl Core {
             return Err(Error::new(ErrorKind::TooManyRequests, text));
         }
         let now = Instant::now();
-        let mut tasks = Vec::with_capacity(requests.len());
+        let mut tasks = SmallVec::<[Task; 1]>::with_capacity(requests.len());
         let mut last: Option<(u32, Arc<Peer>)> = None;
         for request in requests {
             let peer = match &last {

@@ -9,6 +9,7 @@ use crate::handle::{self, Entry};
 use crate::ret::{BatchOrInvalid, StatusCode};
 use crate::text::{self, invalid};
 use ::tent::{BatchId, Engine, Op, Request, RequestOptions, Result, TaskState, TaskStatus};
+use smallvec::SmallVec;
 use std::ffi::c_int;
 
 /// A batch with room for `batch_size` tasks over its life; 0 is accepted and useless.
@@ -110,7 +111,8 @@ fn submit(engine: &Engine, batch: BatchId, entries: &[transfer_request_t]) -> Re
     engine.submit(batch, &requests(entries)?)
 }
 
-fn requests(entries: &[transfer_request_t]) -> Result<Vec<Request>> {
+/// Without an allocation for the common batch of one.
+fn requests(entries: &[transfer_request_t]) -> Result<SmallVec<[Request; 1]>> {
     entries.iter().map(request).collect()
 }
 

@@ -45,14 +45,14 @@ impl Driver {
     /// Makes rails for a peer that is new to this lane or turned out to be another process, tries
     /// broken ones again, and gives up connects that take too long.
     pub(super) fn renew_rails(&mut self, id: u32, now: Instant) {
-        let Some(entry) = self.peers.get_mut(&id) else { return };
+        let Some(entry) = self.peer_mut(id) else { return };
         let life = entry.peer.life.load(Ordering::Acquire);
         if entry.life != life {
             entry.life = life;
             let (peer, old) = (Arc::clone(&entry.peer), std::mem::take(&mut entry.rails));
             self.replace_rails(&peer, &old, now);
         }
-        let rails = self.peers.get(&id).map(|p| Arc::clone(&p.rails)).unwrap_or_default();
+        let rails = self.peer(id).map(|p| Arc::clone(&p.rails)).unwrap_or_default();
         for number in rails.iter().copied() {
             let Some(rail) = self.rails[number as usize].as_mut() else { continue };
             match rail.state {
@@ -83,7 +83,7 @@ impl Driver {
         let maker = self.maker.upgrade();
         let specs = maker.map_or_else(Vec::new, |m| m.rails(self.lane, peer, &peer.link()));
         let rails = specs.into_iter().filter_map(|spec| self.add_rail(peer, spec)).collect();
-        if let Some(entry) = self.peers.get_mut(&peer.id) {
+        if let Some(entry) = self.peer_mut(peer.id) {
             entry.rails = rails;
         }
     }
@@ -157,7 +157,7 @@ impl Driver {
 
     /// Whether every rail of that kind to the peer on this lane has failed at least twice in a row.
     fn all_hopeless(&self, peer: &Peer, kind: TransportKind) -> bool {
-        let Some(entry) = self.peers.get(&peer.id) else { return true };
+        let Some(entry) = self.peer(peer.id) else { return true };
         let mut rails = entry.rails.iter().filter_map(|r| self.rails[*r as usize].as_ref());
         rails.all(|r| self.transports[r.transport].kind() != kind || r.failures >= 2)
     }

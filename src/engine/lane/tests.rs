@@ -1,6 +1,6 @@
 use super::*;
 use crate::config::Config;
-use crate::engine::batch::{Batch, Batches, Follow, OnEnd, Route, Spec, Task, TaskRef};
+use crate::engine::batch::{Batch, Batches, Follow, OnEnd, Route, Spec, Task, TaskRefs};
 use crate::engine::driver::{RailMaker, RailSpec};
 use crate::engine::peer::Link;
 use crate::engine::progress::Progress;
@@ -49,7 +49,7 @@ fn lanes_with_work(bytes: u64) -> (Vec<Arc<Lane>>, Arc<Peer>, Arc<Batch>) {
         deadline: Instant::NEVER,
         pin: Mutex::new(None),
     };
-    let tasks: Vec<TaskRef> = batch.push([Task { spec, progress: Progress::new(bytes) }]);
+    let tasks: TaskRefs = batch.push([Task { spec, progress: Progress::new(bytes) }]);
     peer.work.push(&tasks);
     (lanes, peer, batch)
 }
