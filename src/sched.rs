@@ -1,4 +1,7 @@
 //! Decisions, pure: no IO, no clock, no threads, no locks. Told figures, they answer with figures.
 
+pub mod health;
+pub mod meter;
 pub mod piece;
 pub mod plan;
+pub mod spray;
