@@ -4,4 +4,5 @@ pub mod health;
 pub mod meter;
 pub mod piece;
 pub mod plan;
+pub mod predict;
 pub mod spray;
