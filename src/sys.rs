@@ -7,3 +7,4 @@ pub mod host;
 pub mod ifaddr;
 pub mod mem;
 pub mod net;
+pub mod netlink;
