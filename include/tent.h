@@ -135,6 +135,21 @@ int tent_rails_json(tent_engine_t engine,
                     char *buf,
                     size_t len);
 
+// What happened to rails after event number `since` (0: all that is kept), as a JSON array of {seq, us,
+// peer, rail, event, why}; `us` is on `CLOCK_MONOTONIC`. Returns as `tent_rails_json`.
+// Required: `buf` is writable for `len` bytes, or NULL with `len` 0.
+int tent_events_json(tent_engine_t engine,
+                     uint64_t since,
+                     char *buf,
+                     size_t len);
+
+// Takes the net rails of that name (as `tent_rails_json` says it) out of use (`on` not 0), or back. What a
+// drained rail has in flight ends on it. 0, or -1 with a reason in `tent_last_error`.
+// Required: `rail` is NULL or terminated.
+int tent_rail_drain(tent_engine_t engine,
+                    const char *rail,
+                    int on);
+
 #ifdef __cplusplus
 }  // extern "C"
 #endif  // __cplusplus

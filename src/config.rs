@@ -12,6 +12,22 @@ pub enum Metadata {
     P2pHandshake,
 }
 
+/// How pieces are given to rails. All but the first exist to be measured against it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Spray {
+    /// Rails claim when they have room (D3).
+    #[default]
+    Pull,
+    /// By predicted time, with the formulas of the C++ TENT's second generation.
+    Predict2,
+    /// By predicted time, with those of its third.
+    Predict3,
+    /// 64 KiB to each rail in turn.
+    RoundRobin,
+    /// An equal share to each rail.
+    Static,
+}
+
 /// How an engine is built.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -40,8 +56,15 @@ pub struct Config {
     pub net_lanes: usize,
     /// Threads that copy within the host; 0 = one per core up to 8. Default 0.
     pub copy_lanes: usize,
-    /// Bytes in flight per TCP rail. Default 4 MiB. (Fixed until the scheduler learns it.)
+    /// Most bytes in flight per TCP rail and direction; the scheduler keeps it below (I5). Default 16 MiB.
     pub tcp_window: u64,
+    /// Longest time that a rail's window holds besides its round trip (D3). Default 1 ms; fast rails take
+    /// less.
+    pub quantum: Duration,
+    /// How pieces are given to rails.
+    pub spray: Spray,
+    /// Whether an overdue piece is sent over an idle rail too. Default yes.
+    pub hedge: bool,
     /// Longest piece on a TCP rail, in bytes. Default 1 MiB.
     pub tcp_piece: u64,
     /// Longest piece of a copy within the host, in bytes; it is copied in steps of 512 KiB. Default 4 MiB:
@@ -55,6 +78,10 @@ pub struct Config {
     pub upstream_v1: bool,
     /// Connections to an upstream peer. Default 4, upstream's.
     pub upstream_conns: usize,
+    /// The data port to bind, instead of a free one in the range.
+    pub data_port: Option<u16>,
+    /// Where to connect instead of a peer's rail address and its data port: a relay, a mapped address.
+    pub rail_via: Vec<(std::net::IpAddr, std::net::SocketAddr)>,
     /// Local addresses to use for rails; empty = every usable one.
     pub rail_addrs: Vec<std::net::IpAddr>,
     /// Prefer IPv6 where a pair of interfaces has both.
@@ -76,13 +103,18 @@ impl Default for Config {
             quiet_timeout: Duration::from_secs(2),
             net_lanes: 0,
             copy_lanes: 0,
-            tcp_window: 4 << 20,
+            tcp_window: 16 << 20,
+            quantum: Duration::from_millis(1),
+            spray: Spray::Pull,
+            hedge: true,
             tcp_piece: 1 << 20,
             copy_piece: 4 << 20,
             urgent_below: 64 << 10,
             spin: Duration::from_micros(50),
             upstream_v1: false,
             upstream_conns: 4,
+            data_port: None,
+            rail_via: Vec::new(),
             rail_addrs: Vec::new(),
             prefer_ipv6: false,
         }

@@ -10,6 +10,7 @@ mod lane;
 mod lanes;
 mod notify;
 mod peer;
+mod piece;
 mod progress;
 mod submit;
 mod work;
@@ -22,12 +23,16 @@ use self::lanes::Family;
 use self::progress::Stop;
 use crate::config::Config;
 use crate::control::wire::{self, FrameKind};
+use crate::engine::peer::RailFigures;
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::RailEvent;
 use crate::id::{BatchId, SegmentId};
 use crate::memory::NewRegion;
+use crate::sched::spray;
 use crate::segment::{Permission, SegmentDesc};
-use crate::slice::{Op, TransportMask};
+use crate::slice::{Op, TransportKind, TransportMask};
 use crate::sync::lock;
+use crate::time::Instant;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -133,6 +138,22 @@ pub struct RailStat {
     pub transport: &'static str,
     /// Whether it takes slices now.
     pub up: bool,
+    /// Where it is in its life: `probing`, `slow_start`, `up`, `suspect`, `down`, `drained`.
+    pub state: &'static str,
+    /// Bytes that it may have in flight now, both directions.
+    pub window_bytes: u64,
+    /// Shortest round trip, in microseconds.
+    pub rtt_us: f64,
+    /// Bytes of [`RailStat::retried_slices`].
+    pub retried_bytes: u64,
+    /// Pieces that were overdue here and sent over another rail too.
+    pub hedged_slices: u64,
+    /// Times that it was lost.
+    pub downs: u64,
+    /// What happened to it last.
+    pub last_event: &'static str,
+    /// When, on the engine's clock ([`crate::time::Instant`]).
+    pub last_event_at: Instant,
     /// Bytes posted and not yet completed.
     pub in_flight_bytes: u64,
     /// Bytes landed for READs.
@@ -450,23 +471,60 @@ impl Engine {
     pub fn rails(&self) -> Vec<RailStat> {
         let mut all = Vec::new();
         for peer in self.core.directory.all() {
-            for rail in peer.figures() {
-                let load = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
-                let (read_bytes, write_bytes) = (load(&rail.read_bytes), load(&rail.write_bytes));
-                all.push(RailStat {
-                    peer: peer.name.clone(),
-                    rail: rail.name.clone(),
-                    transport: rail.transport,
-                    up: rail.up.load(Ordering::Relaxed),
-                    in_flight_bytes: load(&rail.in_flight),
-                    read_bytes,
-                    write_bytes,
-                    retried_slices: load(&rail.retried),
-                    rate_bps: rate(read_bytes + write_bytes, load(&rail.busy_ns)),
-                });
-            }
+            all.extend(peer.figures().iter().map(|rail| self.rail_stat(&peer.name, rail)));
         }
         all
+    }
+
+    fn rail_stat(&self, peer: &str, rail: &RailFigures) -> RailStat {
+        let load = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
+        let (read_bytes, write_bytes) = (load(&rail.read_bytes), load(&rail.write_bytes));
+        let flows = &rail.flows;
+        let net = rail.kind == TransportKind::Tcp;
+        let limits = self.core.lanes.limits();
+        let window = |op| if net { spray::window(&rail.view(op, rail.lane), &limits) } else { 0 };
+        // the direction that is in use says more
+        let measured = if read_bytes > write_bytes { &flows[0] } else { &flows[1] };
+        let (last_event, last_event_at) = *lock(&rail.last_event);
+        let state = rail.state();
+        RailStat {
+            peer: peer.to_owned(),
+            rail: rail.name.clone(),
+            transport: rail.kind.name(),
+            up: state.is_open(),
+            state: state.name(),
+            window_bytes: window(Op::Read) + window(Op::Write),
+            rtt_us: if net { measured.rtt() / 1e3 } else { 0.0 },
+            in_flight_bytes: load(&flows[0].in_flight) + load(&flows[1].in_flight),
+            read_bytes,
+            write_bytes,
+            retried_slices: load(&rail.retried),
+            retried_bytes: load(&rail.retried_bytes),
+            hedged_slices: load(&rail.hedged),
+            downs: load(&rail.downs),
+            rate_bps: rate(read_bytes + write_bytes, load(&rail.busy_ns)),
+            last_event,
+            last_event_at,
+        }
+    }
+
+    /// What happened to rails after event number `seq`, oldest first; the oldest of all are forgotten.
+    pub fn rail_events(&self, seq: u64) -> Vec<RailEvent> {
+        self.core.lanes.events.since(seq)
+    }
+
+    /// Takes the net rails of that name (as [`RailStat::rail`] says it) out of use, or back. What a drained
+    /// rail has in flight ends on it.
+    ///
+    /// # Errors
+    /// `InvalidArgument`: no rail has that name.
+    pub fn drain_rail(&self, rail: &str, on: bool) -> Result<()> {
+        self.core.check()?;
+        if self.core.lanes.drain(&self.core.directory.all(), rail, on) {
+            return Ok(());
+        }
+        let text = format!("no net rail is called {rail:?}; the reports of rails have their names");
+        Err(Error::new(ErrorKind::InvalidArgument, text))
     }
 
     /// Remote requests that were refused (I11).

@@ -11,6 +11,7 @@ pub mod config;
 pub mod control;
 pub mod engine;
 pub mod error;
+pub mod event;
 pub mod id;
 pub mod memory;
 pub mod sched;
@@ -24,7 +25,7 @@ pub mod time;
 pub mod topology;
 pub mod transport;
 
-pub use config::{Config, Metadata};
+pub use config::{Config, Metadata, Spray};
 pub use engine::{
     Buffer, Engine, Notification, RailStat, RegionSpec, Request, RequestOptions, TaskState,
     TaskStatus,

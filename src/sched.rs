@@ -6,3 +6,4 @@ pub mod piece;
 pub mod plan;
 pub mod predict;
 pub mod spray;
+pub mod spread;

@@ -137,6 +137,14 @@ pub enum TransportEvent {
         /// Which rail, as the lane numbers it.
         rail: u32,
     },
+    /// The rail broke: its slices will complete when they are fenced, then `RailDown` follows. Told at once,
+    /// so that others can take the work meanwhile.
+    RailBroken {
+        /// Which rail, as the lane numbers it.
+        rail: u32,
+        /// Why.
+        cause: DownCause,
+    },
     /// The rail takes nothing any more; all its slices have completed. It may be connected again.
     RailDown {
         /// Which rail, as the lane numbers it.

@@ -13,7 +13,12 @@ impl Instant {
     /// Reads the clock.
     pub fn now() -> Self {
         // starts at one second, so that subtracting a small duration never reaches zero
-        Self(1_000_000_000 + crate::sys::host::monotonic_ns())
+        Self(FIRST + crate::sys::host::monotonic_ns())
+    }
+
+    /// Nanoseconds on the kernel's `CLOCK_MONOTONIC`, which other processes of this host read too.
+    pub fn monotonic_ns(self) -> u64 {
+        self.0.saturating_sub(FIRST)
     }
 
     /// This moment plus `d`, saturating at [`Instant::NEVER`].
@@ -28,6 +33,9 @@ impl Instant {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 }
+
+/// What the clock shows when the kernel's shows zero.
+const FIRST: u64 = 1_000_000_000;
 
 /// Local wall-clock text `YYYY-MM-DD HH:MM:SS.uuuuuu` in UTC, for the descriptor's `timestamp` that
 /// nobody interprets.

@@ -53,8 +53,19 @@ pub trait Transport: Send + std::fmt::Debug {
     /// happened, else 0.
     fn poll(&mut self, events: &mut Vec<TransportEvent>) -> usize;
 
-    /// Gives the rail up: its slices complete with a fault, then `RailDown` follows.
+    /// Gives the rail up: its slices complete with a fault when nothing of them can land any more, then
+    /// `RailDown` follows. While that lasts, another call asks for the fence anew.
     fn abort(&mut self, rail: u32);
+
+    /// Gives the rail up without a fence: whoever calls has waited for longer than a peer of ours writes
+    /// from a silent connection ([`tcp::frame::SILENCE`]). Its slices complete at once, then `RailDown`.
+    fn forsake(&mut self, rail: u32) {
+        self.abort(rail);
+    }
+
+    /// Asks that a posted slice write nothing more: it completes soon, landed or as `RailLost`. A transport
+    /// that cannot do this for a single slice does nothing.
+    fn cancel(&mut self, _rail: u32, _token: u64) {}
 
     /// A descriptor that becomes readable when `poll` has something to do; `None` if it never does by
     /// itself.

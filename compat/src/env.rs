@@ -5,8 +5,8 @@
 
 use crate::log::parse_level;
 use ::log::LevelFilter;
-use ::tent::{Config, TransportKind, TransportMask};
-use std::net::IpAddr;
+use ::tent::{Config, Spray, TransportKind, TransportMask};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -108,6 +108,17 @@ fn data_path(env: &mut Reader<'_>, config: &mut Config) {
     config.tcp_window = bytes.unwrap_or(config.tcp_window);
     let bytes = env.number("TENT_TCP_PIECE", 4 << 10..=64 << 20);
     config.tcp_piece = bytes.unwrap_or(config.tcp_piece);
+    if let Some(spray) = env.parsed("TENT_SPRAY", parse_spray) {
+        config.spray = spray;
+    }
+    if let Some(hedge) = env.number("TENT_HEDGE", 0..=1) {
+        config.hedge = hedge == 1;
+    }
+    if let Some(us) = env.number("TENT_QUANTUM_US", 10..=100_000) {
+        config.quantum = Duration::from_micros(us);
+    }
+    config.data_port = env.number("TENT_DATA_PORT", 1..=65_535);
+    config.rail_via = env.parsed("TENT_RAIL_VIA", parse_via).unwrap_or_default();
     if let Some(us) = env.number("TENT_SPIN_US", 0..=10_000) {
         config.spin = Duration::from_micros(us);
     }
@@ -141,6 +152,26 @@ fn parse_transports(text: &str) -> Option<TransportMask> {
         mask = mask.with(TransportKind::parse(name.trim())?);
     }
     Some(mask)
+}
+
+fn parse_spray(text: &str) -> Option<Spray> {
+    Some(match text {
+        "pull" => Spray::Pull,
+        "predict2" => Spray::Predict2,
+        "predict3" => Spray::Predict3,
+        "round_robin" => Spray::RoundRobin,
+        "static" => Spray::Static,
+        _ => return None,
+    })
+}
+
+/// `rail=address:port,...`: connect there instead.
+fn parse_via(text: &str) -> Option<Vec<(IpAddr, SocketAddr)>> {
+    let one = |pair: &str| {
+        let (rail, at) = pair.split_once('=')?;
+        Some((rail.trim().parse().ok()?, at.trim().parse().ok()?))
+    };
+    text.split(',').map(one).collect()
 }
 
 fn parse_addresses(text: &str) -> Option<Vec<IpAddr>> {

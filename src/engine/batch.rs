@@ -13,7 +13,7 @@ use crate::sync::lock;
 use crate::sys::evloop::EventFd;
 use crate::time::Instant;
 use smallvec::SmallVec;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -36,10 +36,21 @@ pub(super) struct Spec {
 }
 
 /// How a task travels.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Route {
-    pub(super) kind: TransportKind,
+    /// A [`TransportKind`]; changes when that transport is lost while another is left.
+    kind: AtomicU8,
     pub(super) access: Option<Access>,
+}
+
+impl Route {
+    pub(super) fn new(kind: TransportKind, access: Option<Access>) -> Self {
+        Self { kind: AtomicU8::new(kind as u8), access }
+    }
+
+    pub(super) fn kind(&self) -> TransportKind {
+        TransportKind::ALL[usize::from(self.kind.load(Ordering::Acquire))]
+    }
 }
 
 /// One task.
@@ -67,17 +78,41 @@ impl TaskRef {
 
     /// The transport that the plan chose; TCP before it has.
     pub(super) fn kind(&self) -> TransportKind {
-        self.task().spec.route.get().map_or(TransportKind::Tcp, |r| r.kind)
+        self.task().spec.route.get().map_or(TransportKind::Tcp, Route::kind)
     }
 
     /// Whether the plan chose `kind` for it.
     pub(super) fn goes_by(&self, kind: TransportKind) -> bool {
-        self.task().spec.route.get().is_some_and(|r| r.kind == kind)
+        self.task().spec.route.get().is_some_and(|r| r.kind() == kind)
+    }
+
+    /// Sends what is not claimed yet, and what comes back, by another transport.
+    pub(super) fn reroute(&self, to: TransportKind) {
+        if let Some(route) = self.task().spec.route.get() {
+            route.kind.store(to as u8, Ordering::Release);
+        }
     }
 
     /// A claimed piece of `len` bytes is over, landed or not.
     pub(super) fn piece_over(&self, len: u64, landed: bool) {
         if self.task().progress.piece_over(len, landed) {
+            self.batch.end(self.task());
+        }
+    }
+
+    /// Whether both name the same task.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.index == other.index && Arc::ptr_eq(&self.batch, &other.batch)
+    }
+
+    /// One more attempt at bytes that are not over begins (I3).
+    pub(super) fn hold(&self) {
+        self.task().progress.hold();
+    }
+
+    /// That attempt is over.
+    pub(super) fn release(&self) {
+        if self.task().progress.release() {
             self.batch.end(self.task());
         }
     }

@@ -149,7 +149,7 @@ impl Core {
         let regions = Regions::new(Incarnation(me));
         let identity = identity();
         let (rpc, rpc_port) = bind_in_range(config.port_range, config.rpc_port, true)?;
-        let (data, data_port) = bind_in_range(config.port_range, None, true)?;
+        let (data, data_port) = bind_in_range(config.port_range, config.data_port, true)?;
         let name = crate::control::address::P2pName { host: config.host.clone(), port: rpc_port };
         let lanes = Arc::new(Lanes::new(&config, identity.net_ns, &identity.boot_id));
         let own = Arc::new(Own::new(

@@ -1,17 +1,23 @@
 //! The state of one lane and its turn: claim pieces for the rails that have room, post them, take what
 //! the transports report, settle the tasks. Whoever holds the lane's lock may take a turn (D6).
 
+mod claim;
 mod rails;
+mod watch;
 
 use crate::config::Config;
 use crate::engine::lane::LaneShared;
 use crate::engine::peer::{Link, Peer, RailFigures};
+use crate::engine::piece::Piece;
 use crate::engine::progress::Stop;
-use crate::engine::work::Piece;
-use crate::sched::piece;
-use crate::slice::{Class, Op, SliceFault, SliceOp, TransportEvent, TransportKind};
+use crate::event::RailEvent;
+use crate::sched::health::{Cue, Health};
+use crate::sched::meter::{Meter, Sample};
+use crate::sched::spray::{Limits, RailView};
+use crate::slice::{Op, SliceFault, SliceOp, TransportEvent, TransportKind};
 use crate::time::Instant;
 use crate::transport::{RailTarget, Transport};
+use std::collections::VecDeque;
 use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -22,15 +28,27 @@ use std::time::Duration;
 struct Attempt {
     piece: Piece,
     rail: u32,
+    op: Op,
+    posted: Instant,
+    /// Bytes that were in flight before it in its direction.
+    ahead: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum RailState {
-    Idle,
-    Connecting(Instant),
-    Up,
-    /// Down; to be tried again then.
-    Waiting(Instant),
+/// One direction of a rail (full-duplex links carry both at once).
+#[derive(Debug)]
+struct Flow {
+    meter: Meter,
+    in_flight: u64,
+    /// Slow start: at most so much is in flight, and so much has come back clean since it last grew.
+    cap: u64,
+    clean: u64,
+}
+
+impl Flow {
+    fn new() -> Self {
+        let meter = Meter::new(crate::engine::peer::RATE_GUESS);
+        Self { meter, in_flight: 0, cap: CAP_FIRST, clean: 0 }
+    }
 }
 
 #[derive(Debug)]
@@ -38,17 +56,23 @@ struct LaneRail {
     transport: usize,
     peer: Arc<Peer>,
     target: RailTarget,
-    state: RailState,
-    in_flight: u64,
+    health: Health,
+    /// A connect is under way since then.
+    asking: Option<Instant>,
+    /// Being fenced since then; and when the fence was last asked for.
+    fencing: Option<(Instant, Instant)>,
+    /// By [`Op`].
+    flows: [Flow; 2],
     slices: u32,
     /// What is left of claimed pieces that are copied step by step; the last one is at work.
     rest: Vec<Piece>,
-    /// Failures in a row without anything landed between.
-    failures: u32,
+    /// What a policy other than `pull` has given to this rail and is not posted yet.
+    assigned: VecDeque<Piece>,
+    /// Connects in a row that were refused: nobody is there.
+    refused: u32,
     figures: Arc<RailFigures>,
     busy_since: Instant,
-    /// Given up because of a deadline, and not down yet: the transport asks for the fence.
-    fencing_since: Option<Instant>,
+    lost_since: Instant,
 }
 
 /// What this lane keeps of a peer.
@@ -69,6 +93,9 @@ pub(super) trait RailMaker: Send + Sync + std::fmt::Debug {
 
     /// Tells every lane that may carry it that work of `kind` waits for `peer`.
     fn tell(&self, peer: &Arc<Peer>, kind: TransportKind);
+
+    /// Something happened to a rail.
+    fn event(&self, _event: RailEvent) {}
 }
 
 /// A rail to be made.
@@ -76,6 +103,8 @@ pub(super) trait RailMaker: Send + Sync + std::fmt::Debug {
 pub(super) struct RailSpec {
     pub(super) kind: TransportKind,
     pub(super) name: String,
+    /// 0 is best.
+    pub(super) tier: u8,
     pub(super) target: RailTarget,
 }
 
@@ -100,11 +129,21 @@ pub(super) struct Driver {
     news: Vec<Arc<Peer>>,
     /// Weak, for the maker owns the lanes.
     maker: Weak<dyn RailMaker>,
-    window: u64,
-    longest: u64,
+    /// The rails copy on the spot.
+    copies: bool,
+    limits: Limits,
+    spread: claim::Spread,
+    hedge: bool,
+    /// Longest piece of a copy.
+    copy_piece: u64,
     connect_timeout: Duration,
     /// Lanes of this family pull from the same tasks.
     siblings: u32,
+    /// Kept for their room: the rails of a peer as a decision sees them, by direction.
+    views: [Vec<RailView>; 2],
+    /// When [`Driver::watch`] has something to do, and by when the last turn asked for the next.
+    watch_at: Instant,
+    wake_by: Instant,
 }
 
 impl Driver {
@@ -116,6 +155,7 @@ impl Driver {
         config: &Config,
     ) -> Self {
         let copies = transports.iter().all(|t| t.capabilities().synchronous);
+        let most = transports.iter().map(|t| t.capabilities().max_slice).min().unwrap_or(u64::MAX);
         Self {
             lane,
             transports,
@@ -130,11 +170,16 @@ impl Driver {
             ops: Vec::new(),
             news: Vec::new(),
             maker,
-            // a copy is over before the next is claimed
-            window: if copies { 1 } else { config.tcp_window },
-            longest: if copies { config.copy_piece } else { config.tcp_piece },
+            copies,
+            limits: limits(config, most),
+            spread: claim::Spread::new(config.spray),
+            hedge: config.hedge,
+            copy_piece: config.copy_piece,
             connect_timeout: config.connect_timeout,
             siblings,
+            views: Default::default(),
+            watch_at: Instant::NEVER,
+            wake_by: Instant::NEVER,
         }
     }
 
@@ -143,10 +188,10 @@ impl Driver {
         self.transports.iter().filter_map(|t| t.wait_fd()).collect()
     }
 
-    /// One turn; returns about how many bytes moved, 0 if nothing happened. Bounded: each rail claims up to its window, each
-    /// connection moves a bounded number of bytes.
+    /// One turn; returns about how many bytes moved, 0 if nothing happened. Bounded: each rail claims up to
+    /// its window, each connection moves a bounded number of bytes.
     pub(super) fn turn(&mut self, shared: &LaneShared, now: Instant) -> usize {
-        self.take_news(shared);
+        self.take_news(shared, now);
         let mut moved = usize::from(self.pull(now));
         for index in 0..self.transports.len() {
             moved += self.transports[index].poll(&mut self.events);
@@ -156,20 +201,29 @@ impl Driver {
             self.on_event(event, now);
         }
         self.events = events;
+        // after the events: what has come in meanwhile is no silence
+        if !self.copies && now >= self.watch_at {
+            moved += usize::from(self.watch(now));
+        }
         moved
     }
 
-    /// When a turn is needed though nothing happens: a rail to try again, a connect to give up.
-    pub(super) fn next_wake(&self) -> Instant {
-        let due = |rail: &LaneRail| match rail.state {
-            RailState::Connecting(since) => since.after(self.connect_timeout),
-            RailState::Waiting(until) => until,
-            RailState::Idle | RailState::Up => Instant::NEVER,
-        };
+    /// When a turn is needed though nothing happens: a rail to ask again, a silence to notice.
+    pub(super) fn next_wake(&mut self) -> Instant {
+        if !self.copies {
+            self.watch_at = self.next_watch();
+            self.wake_by = self.watch_at;
+            return self.watch_at;
+        }
         let active = self.active.iter().filter_map(|id| self.peer(*id));
         let rails =
             active.flat_map(|p| p.rails.iter()).filter_map(|r| self.rails[*r as usize].as_ref());
-        rails.map(due).min().unwrap_or(Instant::NEVER)
+        rails.map(|r| self.due(r)).min().unwrap_or(Instant::NEVER)
+    }
+
+    /// When the rails have to be looked after next; never for copies, which are over when they return.
+    pub(super) fn watch_at(&self) -> Instant {
+        if self.copies { Instant::NEVER } else { self.watch_at }
     }
 
     /// Whether work waits for this lane.
@@ -234,7 +288,7 @@ impl Driver {
     }
 
     /// Learns which peers have work, and what is overdue; without it a backlog is not seen (I9).
-    pub(super) fn take_news(&mut self, shared: &LaneShared) {
+    pub(super) fn take_news(&mut self, shared: &LaneShared, now: Instant) {
         let mut news = std::mem::take(&mut self.news);
         shared.take_peers(&mut news);
         for peer in news.drain(..) {
@@ -254,7 +308,7 @@ impl Driver {
         }
         self.news = news;
         if shared.take_overdue() {
-            self.abort_overdue(Instant::now());
+            self.abort_overdue(now);
         }
     }
 
@@ -264,8 +318,12 @@ impl Driver {
         let mut at = 0;
         while let Some(id) = self.active.get(at).copied() {
             self.renew_rails(id, now);
-            let rails = self.peer(id).map(|p| Arc::clone(&p.rails)).unwrap_or_default();
-            moved |= self.fill(&rails, now);
+            let Some(entry) = self.peer(id) else {
+                self.active.swap_remove(at);
+                continue;
+            };
+            let (rails, peer) = (Arc::clone(&entry.rails), Arc::clone(&entry.peer));
+            moved |= if self.copies { self.fill(&rails, now) } else { self.spray(&peer, now) };
             if self.still_active(id, &rails) {
                 at += 1;
             } else {
@@ -277,11 +335,13 @@ impl Driver {
 
     /// Whether the peer still has work for this lane; if not, a submitter will say when it has.
     fn still_active(&mut self, id: u32, rails: &[u32]) -> bool {
-        let rest = self.has_rest(rails);
+        let busy = rails.iter().filter_map(|r| self.rails[*r as usize].as_ref()).any(|r| {
+            r.slices > 0 || !r.rest.is_empty() || !r.assigned.is_empty() || r.fencing.is_some()
+        });
         let lane = self.lane;
         let Some(entry) = self.peer_mut(id) else { return false };
         let peer = &entry.peer;
-        if rest || (!peer.work.is_empty() && !rails.is_empty()) {
+        if busy || (!peer.work.is_empty() && !rails.is_empty()) {
             entry.idle_turns = 0;
             return true;
         }
@@ -300,81 +360,18 @@ impl Driver {
         again
     }
 
-    /// Lets the rails to a peer claim in turn, a piece each, until none takes more: so that the first
-    /// does not take what the others would have carried beside it (I9).
-    fn fill(&mut self, rails: &[u32], now: Instant) -> bool {
-        let (mut moved, mut copied) = (false, 0);
-        loop {
-            let mut taken = false;
-            for rail in rails {
-                if let Some(bytes) = self.claim_one(*rail, now) {
-                    taken = true;
-                    copied += bytes;
-                }
-            }
-            moved |= taken;
-            // the second round is for what the first has left, of which there is seldom any
-            if !taken || copied >= COPY_TURN || !self.has_more(rails) {
-                return moved;
-            }
-        }
-    }
-
-    /// Claims and posts one piece for a rail whose window has room (D3, I5). Only a rail that is up
-    /// claims (I4). Returns the bytes that were copied on the spot, or `None` when nothing was taken.
-    fn claim_one(&mut self, number: u32, now: Instant) -> Option<u64> {
-        let rail = self.rails[number as usize].as_ref()?;
-        let bulk = rail.in_flight < self.window;
-        // an urgent piece never waits for the bulk window
-        let urgent = rail.in_flight < self.window + URGENT_EXTRA;
-        if rail.state != RailState::Up || rail.slices >= MAX_SLICES || !(bulk || urgent) {
-            return None;
-        }
-        let transport = &self.transports[rail.transport];
-        let (kind, caps) = (transport.kind(), transport.capabilities());
-        let pullers = self.siblings.max(rail.peer.rails_up(kind).load(Ordering::Relaxed));
-        let longest =
-            if caps.synchronous { self.longest } else { self.longest.min(caps.max_slice) };
-        let size = |rest| piece::next_len(rest, pullers, longest);
-        if !caps.synchronous {
-            self.claimed.push(rail.peer.work.claim(kind, bulk, size)?);
-            return self.post(number, now).then_some(0);
-        }
-        // urgent work goes between the steps of a large piece, but not between those of urgent work
-        let at_urgent = rail.rest.last().is_some_and(|p| p.class() == Class::Urgent);
-        let fresh =
-            if at_urgent { None } else { rail.peer.work.claim(kind, rail.rest.is_empty(), size) };
-        let rail = self.rails[number as usize].as_mut()?;
-        let (step, rest) = fresh.or_else(|| rail.rest.pop())?.split(COPY_STEP);
-        let alone = step.len > COPY_RUN_PIECE || !rail.rest.is_empty() || rest.is_some();
-        rail.rest.extend(rest);
-        self.claimed.push(step);
-        if !alone {
-            rail.peer.work.claim_small(kind, COPY_RUN_PIECE, &mut self.claimed, is_run_short);
-        }
-        let len = total(&self.claimed);
-        if !self.post(number, now) {
-            return None;
-        }
-        self.settle_copies(number, now);
-        Some(len)
-    }
-
     /// Posts what was claimed; what the rail does not take goes back. `false`: it took nothing.
     fn post(&mut self, number: u32, now: Instant) -> bool {
-        // a task may have been stopped before its piece was given back
-        self.claimed.retain(|piece| {
-            let stopped = piece.task.task().progress.stopped().is_some();
-            if stopped {
-                piece.lost();
-            }
-            !stopped
-        });
+        // a task may have been stopped, or another attempt have landed, while its piece waited
+        if self.claimed.iter().any(|p| p.is_stopped() || p.is_spare()) {
+            let idle = |p: &mut Piece| p.is_stopped() || p.is_spare();
+            self.claimed.extract_if(.., idle).for_each(Piece::lost);
+        }
         let mut ops = std::mem::take(&mut self.ops);
         ops.clear();
         ops.extend(self.claimed.iter().enumerate().map(|(at, p)| slice_op(p, self.token(at))));
         let Some(rail) = self.rails[number as usize].as_mut() else {
-            self.claimed.drain(..).for_each(|piece| piece.lost());
+            self.claimed.drain(..).for_each(Piece::lost);
             return false;
         };
         let none = ops.is_empty();
@@ -385,17 +382,21 @@ impl Driver {
         }
         if rail.slices == 0 {
             rail.busy_since = now;
+            rail.health.restart_silence(now);
+            self.watch_at = self.watch_at.min(now.after(WATCH_FIRST));
         }
         for piece in self.claimed.drain(..) {
-            rail.in_flight += piece.len;
+            let op = piece.task.task().spec.op;
+            let flow = &mut rail.flows[op as usize];
+            let attempt = Attempt { rail: number, op, posted: now, ahead: flow.in_flight, piece };
+            flow.in_flight += attempt.piece.len;
+            rail.figures.flows[op as usize].in_flight.store(flow.in_flight, Ordering::Relaxed);
             rail.slices += 1;
-            let attempt = Attempt { piece, rail: number };
             match self.free_attempts.pop() {
                 Some(index) => self.attempts[index] = Some(attempt),
                 None => self.attempts.push(Some(attempt)),
             }
         }
-        rail.figures.in_flight.store(rail.in_flight, Ordering::Relaxed);
         none || taken > 0
     }
 
@@ -420,7 +421,8 @@ impl Driver {
     fn on_event(&mut self, event: TransportEvent, now: Instant) {
         match event {
             TransportEvent::Done { token, fault } => self.on_done(token, fault, now),
-            TransportEvent::RailUp { rail } => self.on_up(rail),
+            TransportEvent::RailUp { rail } => self.on_up(rail, now),
+            TransportEvent::RailBroken { rail, cause } => self.on_broken(rail, cause, now),
             TransportEvent::RailDown { rail, cause } => self.on_down(rail, cause, now),
         }
     }
@@ -430,11 +432,17 @@ impl Driver {
         // exactly once per slice is the transports' contract; a second would be wrong data
         let attempt = self.attempts.get_mut(index).and_then(Option::take);
         assert!(attempt.is_some(), "a slice completed twice");
-        let Some(Attempt { piece, rail }) = attempt else { return };
+        let Some(attempt) = attempt else { return };
         self.free_attempts.push(index);
-        self.account(rail, &piece, fault.is_none(), now);
+        self.account(&attempt, fault.is_none(), now);
+        let Attempt { piece, rail, .. } = attempt;
         match fault {
-            None => piece.task.piece_over(piece.len, true),
+            None => {
+                if !piece.is_alone() {
+                    self.cancel_twins(&piece);
+                }
+                piece.landed();
+            }
             Some(SliceFault::RailLost) => self.retry(rail, piece),
             Some(fault) => {
                 let name = self.rail_name(rail);
@@ -452,36 +460,63 @@ impl Driver {
         }
     }
 
-    fn account(&mut self, rail: u32, piece: &Piece, landed: bool, now: Instant) {
-        let Some(Some(r)) = self.rails.get_mut(rail as usize) else { return };
-        r.in_flight -= piece.len;
+    fn account(&mut self, attempt: &Attempt, landed: bool, now: Instant) {
+        let limits = self.limits;
+        let Some(Some(r)) = self.rails.get_mut(attempt.rail as usize) else { return };
+        let len = attempt.piece.len;
+        let flow = &mut r.flows[attempt.op as usize];
+        let figures = &r.figures.flows[attempt.op as usize];
+        flow.in_flight -= len;
+        figures.in_flight.store(flow.in_flight, Ordering::Relaxed);
         r.slices -= 1;
-        r.figures.in_flight.store(r.in_flight, Ordering::Relaxed);
         if r.slices == 0 {
             let busy = u64::try_from(now.since(r.busy_since).as_nanos()).unwrap_or(0);
             r.figures.busy_ns.fetch_add(busy, Ordering::Relaxed);
         }
-        if landed {
-            r.failures = 0;
-            let bytes = match piece.task.task().spec.op {
-                Op::Read => &r.figures.read_bytes,
-                Op::Write => &r.figures.write_bytes,
-            };
-            bytes.fetch_add(piece.len, Ordering::Relaxed);
+        if !landed {
+            return;
+        }
+        let bytes = match attempt.op {
+            Op::Read => &r.figures.read_bytes,
+            Op::Write => &r.figures.write_bytes,
+        };
+        bytes.fetch_add(len, Ordering::Relaxed);
+        if self.copies {
+            return;
+        }
+        let Attempt { posted, ahead, op, .. } = *attempt;
+        if let claim::Spread::Push(push, _) = &mut self.spread {
+            let figures = r.peer.figures();
+            let at = figures.iter().position(|f| Arc::ptr_eq(f, &r.figures)).unwrap_or(0);
+            push.observed(at, len, ahead, now.since(posted).as_secs_f64());
+        }
+        let flow = &mut r.flows[op as usize];
+        let figures = &r.figures.flows[op as usize];
+        flow.meter.done(Sample { len, posted, ahead, now, more: flow.in_flight > 0 });
+        figures.publish(&flow.meter);
+        flow.clean += len;
+        let proven = flow.clean >= flow.cap;
+        if proven {
+            (flow.cap, flow.clean) = (flow.cap.saturating_mul(2).min(2 * limits.window), 0);
+            figures.cap.store(flow.cap, Ordering::Relaxed);
+        }
+        r.health.heard(now);
+        r.figures.heard.store(now.0, Ordering::Relaxed);
+        self.cue(attempt.rail, Cue::Heard, now, "acknowledged after all");
+        if proven {
+            self.cue(attempt.rail, Cue::Proven, now, "");
         }
     }
 
-    /// The attempt is fenced (I3): the piece may go again, a bounded number of times.
-    fn retry(&mut self, rail: u32, mut piece: Piece) {
+    /// The attempt is fenced (I3): the piece may go again, by whichever rail has room first.
+    fn retry(&mut self, rail: u32, piece: Piece) {
         if let Some(Some(r)) = self.rails.get(rail as usize) {
             r.figures.retried.fetch_add(1, Ordering::Relaxed);
+            r.figures.retried_bytes.fetch_add(piece.len, Ordering::Relaxed);
         }
-        piece.tries += 1;
-        if piece.tries > MAX_TRIES || piece.task.task().progress.stopped().is_some() {
-            let name = self.rail_name(rail);
-            piece.task.stop(Stop::Fail, || format!("{name} broke {MAX_TRIES} times"));
-            piece.lost();
-            return;
+        let Some(piece) = piece.again() else { return };
+        if piece.is_stopped() {
+            return piece.lost();
         }
         let peer = Arc::clone(&piece.task.task().spec.peer);
         let kind = piece.task.kind();
@@ -489,6 +524,16 @@ impl Driver {
         if let Some(maker) = self.maker.upgrade() {
             maker.tell(&peer, kind);
         }
+    }
+}
+
+/// The bounds of windows and pieces, for transports that take slices of up to `most` bytes.
+pub(super) fn limits(config: &Config, most: u64) -> Limits {
+    Limits {
+        quantum: u64::try_from(config.quantum.as_nanos()).unwrap_or(u64::MAX),
+        shortest: SHORTEST,
+        longest: config.tcp_piece.min(most),
+        window: config.tcp_window,
     }
 }
 
@@ -543,9 +588,9 @@ const COPY_RUN: usize = 32;
 const COPY_RUN_BYTES: u64 = 128 << 10;
 /// Turns without work after which a lane forgets a peer until it is told again.
 const IDLE_TURNS: u32 = 64;
-/// Bytes of urgent pieces allowed beyond a full bulk window.
-const URGENT_EXTRA: u64 = 1 << 20;
-/// Slices posted to one rail at a time.
-const MAX_SLICES: u32 = 1024;
-/// Times a piece is posted again.
-const MAX_TRIES: u32 = 4;
+/// Shortest piece of a large task on a net rail: below, a system call costs more than it carries.
+const SHORTEST: u64 = 16 << 10;
+/// When the rails are looked after first once they have work.
+const WATCH_FIRST: Duration = Duration::from_millis(2);
+/// What a rail that is new or back may have in flight before it has proven itself.
+const CAP_FIRST: u64 = 256 << 10;

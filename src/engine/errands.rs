@@ -170,7 +170,7 @@ impl Errands {
         }
         let mut ready = Vec::new();
         for task in tasks {
-            match submit::route(&task.task().spec) {
+            match submit::route(&task.task().spec, Instant::now()) {
                 submit::Way::By(route) => {
                     task.task().spec.route.set(route).ok();
                     ready.push(task);

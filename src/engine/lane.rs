@@ -8,7 +8,7 @@ mod tests;
 use crate::engine::driver::Driver;
 use crate::engine::peer::Peer;
 use crate::sync::{lock, spawn, try_lock};
-use crate::sys::evloop::{Epoll, Event, EventFd, Interest};
+use crate::sys::evloop::{Epoll, Event, EventFd, Interest, TimerFd};
 use crate::sys::host;
 use crate::time::Instant;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -46,6 +46,10 @@ pub(super) struct Lane {
     driver: Mutex<Driver>,
     epoll: Epoll,
     wake: EventFd,
+    /// Wakes the thread for what callers have left to be looked after: a silence, a rail to ask again.
+    alarm: TimerFd,
+    /// When it will, in clock nanoseconds; `u64::MAX` if it is not set.
+    alarm_at: AtomicU64,
     /// The thread sleeps in epoll and must be woken for news.
     asleep: AtomicBool,
     /// Turns that callers took.
@@ -75,8 +79,9 @@ impl Lane {
         spin: Duration,
         on_panic: Arc<AtomicBool>,
     ) -> std::io::Result<Arc<Self>> {
-        let (epoll, wake) = (Epoll::new()?, EventFd::new()?);
+        let (epoll, wake, alarm) = (Epoll::new()?, EventFd::new()?, TimerFd::new()?);
         epoll.add(wake.fd(), WAKE, Interest::READ, false)?;
+        epoll.add(alarm.fd(), ALARM, Interest::READ, false)?;
         for fd in driver.wait_fds() {
             epoll.add(fd, TRANSPORT, Interest::READ, false)?;
         }
@@ -90,6 +95,8 @@ impl Lane {
             driver: Mutex::new(driver),
             epoll,
             wake,
+            alarm,
+            alarm_at: AtomicU64::new(u64::MAX),
             asleep: AtomicBool::new(false),
             caller_turns: AtomicU64::new(0),
             caller_at: AtomicU64::new(0),
@@ -163,8 +170,9 @@ impl Lane {
         self.caller_turns.fetch_add(1, Ordering::Relaxed);
         self.caller_at.store(now.0, Ordering::Relaxed);
         let moved = driver.turn(&self.shared, now);
-        let amid = driver.is_amid_a_piece();
+        let (amid, watch_at) = (driver.is_amid_a_piece(), driver.watch_at());
         drop(driver);
+        self.arm(watch_at, now);
         if amid {
             // should this caller not come back, the thread has to go on: it stands by from now on
             self.wake();
@@ -172,10 +180,12 @@ impl Lane {
         Some(moved)
     }
 
-    /// Whether the sleeping thread must be woken for something that no descriptor will tell: a rail to
-    /// try again.
-    pub(super) fn needs_thread(&self) -> bool {
-        try_lock(&self.driver).is_some_and(|d| d.next_wake() != Instant::NEVER)
+    /// Sees to it that the thread looks by then, should the caller not come back.
+    fn arm(&self, at: Instant, now: Instant) {
+        if at != Instant::NEVER && self.alarm_at.load(Ordering::Relaxed) > at.0 {
+            self.alarm_at.store(at.0, Ordering::Relaxed);
+            self.alarm.set(at.since(now));
+        }
     }
 
     /// A caller found every lane taken: the thread of this one lets it through.
@@ -276,7 +286,7 @@ impl Lane {
     /// Whether callers are at it on a lane beside and soon done. What was left for this lane counts too,
     /// or it would stand by while work for two waits (I9).
     fn leaves_it_to_callers(&self, driver: &mut Driver, now: Instant) -> bool {
-        driver.take_news(&self.shared);
+        driver.take_news(&self.shared, now);
         self.callers_near(now) && driver.backlog() < WORTH_A_THREAD && !driver.is_amid_a_piece()
     }
 
@@ -303,8 +313,17 @@ impl Lane {
         let mut events = [Event::EMPTY; 4];
         let count = self.epoll.wait(&mut events, timeout).unwrap_or(0);
         self.asleep.store(false, Ordering::SeqCst);
-        if events[..count].iter().any(|e| e.token() == WAKE) {
-            self.wake.drain();
+        for event in &events[..count] {
+            match event.token() {
+                WAKE => {
+                    self.wake.drain();
+                }
+                ALARM => {
+                    self.alarm_at.store(u64::MAX, Ordering::Relaxed);
+                    self.alarm.drain();
+                }
+                _ => {}
+            }
         }
     }
 
@@ -348,6 +367,7 @@ impl Spins {
 
 const WAKE: u64 = 0;
 const TRANSPORT: u64 = 1;
+const ALARM: u64 = 2;
 /// A turn that moved so many bytes belongs to a large transfer.
 const BULK: usize = 256 << 10;
 /// Work of fewer bytes is done before another thread has woken up for it.

@@ -2,15 +2,17 @@
 //! callers, and knows which rails each has to a peer.
 
 use crate::config::Config;
-use crate::engine::driver::{RailMaker, RailSpec};
+use crate::engine::driver::{self, RailMaker, RailSpec};
 use crate::engine::lane::Lane;
 use crate::engine::peer::{Link, Peer};
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::{EventLog, RailEvent};
+use crate::sched::spray::Limits;
 use crate::slice::TransportKind;
 use crate::time::Instant;
 use crate::topology;
 use crate::transport::RailTarget;
-use crate::transport::tcp::{TcpTarget, UpstreamTarget};
+use crate::transport::tcp::{TcpTarget, UpstreamTarget, Way};
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -39,6 +41,7 @@ pub(super) struct Lanes {
     config: Config,
     net_ns: u64,
     boot_id: String,
+    pub(super) events: EventLog,
 }
 
 impl Lanes {
@@ -53,6 +56,7 @@ impl Lanes {
             config: config.clone(),
             net_ns,
             boot_id: boot_id.to_owned(),
+            events: EventLog::default(),
         }
     }
 
@@ -60,6 +64,11 @@ impl Lanes {
         self.lanes.set(lanes).ok();
         Lane::introduce(self.of(Family::Net));
         Lane::introduce(self.of(Family::Copy));
+    }
+
+    /// The bounds of windows and pieces on net rails.
+    pub(super) fn limits(&self) -> Limits {
+        driver::limits(&self.config, u64::from(crate::transport::tcp::frame::MAX_PAYLOAD))
     }
 
     fn all(&self) -> &[Arc<Lane>] {
@@ -134,6 +143,21 @@ impl Lanes {
         }
     }
 
+    /// Takes the rails of that name out of use, or back; `false`: there is none.
+    pub(super) fn drain(&self, peers: &[Arc<Peer>], rail: &str, on: bool) -> bool {
+        let mut found = false;
+        for peer in peers {
+            let figures = peer.figures();
+            for rail in figures.iter().filter(|f| f.name == rail && f.kind == TransportKind::Tcp) {
+                rail.drained.store(on, Ordering::Relaxed);
+                found = true;
+                // a look at the peer, in which the lane obeys
+                self.tell(peer, rail.kind);
+            }
+        }
+        found
+    }
+
     pub(super) fn overdue(&self) {
         for lane in self.all() {
             lane.overdue();
@@ -168,19 +192,31 @@ impl Lanes {
             let remote = desc.tcp_data_host.parse().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
             pairs.push(topology::RailPair { local: None, remote });
         }
+        let port = desc.tcp_data_port;
+        let via = |ip: IpAddr| self.config.rail_via.iter().find(|(rail, _)| *rail == ip);
+        let remote = |ip: IpAddr| via(ip).map_or(SocketAddr::new(ip, port), |(_, at)| *at);
+        // an address behind a relay is not reached from the address that would be its neighbour
+        let ways: Arc<[Way]> = pairs
+            .iter()
+            .map(|p| Way {
+                local: p.local.filter(|_| via(p.remote).is_none()),
+                remote: remote(p.remote),
+            })
+            .collect();
         let mut specs = Vec::new();
         for (index, pair) in pairs.iter().enumerate() {
             if (peer.id as usize + index) % self.net != lane {
                 continue;
             }
-            let remote = SocketAddr::new(pair.remote, desc.tcp_data_port);
             let from = pair.local.map_or_else(|| "*".to_owned(), |ip| ip.to_string());
             specs.push(RailSpec {
                 kind: TransportKind::Tcp,
                 name: format!("tcp {from} -> {}", pair.remote),
+                // what the routers know is farther than a neighbour
+                tier: u8::from(pair.local.is_none()),
                 target: RailTarget::Tcp(TcpTarget {
-                    local: pair.local,
-                    remote,
+                    ways: Arc::clone(&ways),
+                    way: index,
                     peer: facts.incarnation,
                     slot: u32::try_from(index).unwrap_or(0),
                 }),
@@ -198,6 +234,7 @@ impl Lanes {
         vec![RailSpec {
             kind: TransportKind::Tcp,
             name: format!("tcp upstream v{} {ip}", if v1 { 1 } else { 2 }),
+            tier: 0,
             target: RailTarget::Upstream(UpstreamTarget {
                 remote: SocketAddr::new(ip, desc.tcp_data_port),
                 v1,
@@ -218,6 +255,7 @@ impl RailMaker for Lanes {
         let copy = |kind: TransportKind, target: RailTarget| RailSpec {
             kind,
             name: format!("{} lane {}", kind.name(), lane - self.net),
+            tier: 0,
             target,
         };
         match link {
@@ -236,6 +274,10 @@ impl RailMaker for Lanes {
             lane.tell(peer);
             lane.wake();
         }
+    }
+
+    fn event(&self, event: RailEvent) {
+        self.events.add(event);
     }
 }
 

@@ -4,14 +4,17 @@ use crate::engine::work::Work;
 use crate::id::Incarnation;
 use crate::memory::link::HostLink;
 use crate::memory::{NO_SLOT, Regions};
+use crate::sched::health::State;
+use crate::sched::meter::Meter;
 use crate::sched::plan::Reach;
+use crate::sched::spray::RailView;
 use crate::segment::{Access, SegmentDesc};
-use crate::slice::TransportKind;
+use crate::slice::{Op, TransportKind, TransportMask};
 use crate::sync::{lock, read, write};
 use crate::time::Instant;
 use arc_swap::ArcSwap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 /// How near a peer is.
@@ -27,19 +30,116 @@ pub(super) enum Link {
     Upstream(IpAddr),
 }
 
-/// What a rail has done, kept beyond the rail's life for reports.
-#[derive(Debug, Default)]
+/// One direction of a rail, as every lane sees it.
+#[derive(Debug)]
+pub(super) struct FlowFigures {
+    /// Bytes per nanosecond and nanoseconds, as the bits of an `f64`.
+    rate: AtomicU64,
+    rtt: AtomicU64,
+    pub(super) in_flight: AtomicU64,
+    /// Slow start: what may be in flight at most.
+    pub(super) cap: AtomicU64,
+}
+
+impl FlowFigures {
+    pub(super) fn publish(&self, meter: &Meter) {
+        self.rate.store(meter.rate().to_bits(), Ordering::Relaxed);
+        self.rtt.store(meter.rtt().to_bits(), Ordering::Relaxed);
+    }
+
+    pub(super) fn rate(&self) -> f64 {
+        f64::from_bits(self.rate.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn rtt(&self) -> f64 {
+        f64::from_bits(self.rtt.load(Ordering::Relaxed))
+    }
+}
+
+/// What a rail is and has done, kept beyond the rail's life for reports. Its lane writes; the other lanes
+/// read it when they decide (D6).
+#[derive(Debug)]
 pub(super) struct RailFigures {
     pub(super) name: String,
-    pub(super) transport: &'static str,
-    pub(super) up: AtomicBool,
-    pub(super) in_flight: AtomicU64,
+    pub(super) kind: TransportKind,
+    /// The lane that owns it, and its number there.
+    pub(super) lane: usize,
+    pub(super) number: AtomicU32,
+    pub(super) tier: u8,
+    state: AtomicU8,
+    /// It was taken out by hand.
+    pub(super) drained: AtomicBool,
+    /// By [`Op`](crate::slice::Op).
+    pub(super) flows: [FlowFigures; 2],
+    /// When something was acknowledged last, in clock nanoseconds.
+    pub(super) heard: AtomicU64,
     pub(super) read_bytes: AtomicU64,
     pub(super) write_bytes: AtomicU64,
     pub(super) retried: AtomicU64,
+    pub(super) retried_bytes: AtomicU64,
+    pub(super) hedged: AtomicU64,
+    pub(super) downs: AtomicU64,
     /// Nanoseconds in which something was in flight, for the rate.
     pub(super) busy_ns: AtomicU64,
+    /// What happened last, and when.
+    pub(super) last_event: Mutex<(&'static str, Instant)>,
 }
+
+impl RailFigures {
+    pub(super) fn new(name: String, kind: TransportKind, lane: usize, tier: u8) -> Self {
+        let meter = Meter::new(RATE_GUESS);
+        let flow = || FlowFigures {
+            rate: AtomicU64::new(meter.rate().to_bits()),
+            rtt: AtomicU64::new(meter.rtt().to_bits()),
+            in_flight: AtomicU64::new(0),
+            cap: AtomicU64::new(0),
+        };
+        Self {
+            name,
+            kind,
+            lane,
+            number: AtomicU32::new(u32::MAX),
+            tier,
+            state: AtomicU8::new(State::Probing as u8),
+            drained: AtomicBool::new(false),
+            flows: [flow(), flow()],
+            heard: AtomicU64::new(0),
+            read_bytes: AtomicU64::new(0),
+            write_bytes: AtomicU64::new(0),
+            retried: AtomicU64::new(0),
+            retried_bytes: AtomicU64::new(0),
+            hedged: AtomicU64::new(0),
+            downs: AtomicU64::new(0),
+            busy_ns: AtomicU64::new(0),
+            last_event: Mutex::new(("new", Instant::now())),
+        }
+    }
+
+    pub(super) fn state(&self) -> State {
+        State::of(self.state.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_state(&self, state: State) {
+        self.state.store(state as u8, Ordering::Relaxed);
+    }
+
+    /// The rail as a decision of `lane` about `op` sees it.
+    pub(super) fn view(&self, op: Op, lane: usize) -> RailView {
+        let flow = &self.flows[op as usize];
+        RailView {
+            rate: flow.rate(),
+            rtt: flow.rtt(),
+            in_flight: flow.in_flight.load(Ordering::Relaxed),
+            cap: flow.cap.load(Ordering::Relaxed),
+            tier: self.tier,
+            open: self.state().is_open(),
+            own: self.lane == lane,
+        }
+    }
+}
+
+/// What a rail is taken to carry before it was measured, in bytes per second.
+pub(super) const RATE_GUESS: f64 = 1e9;
 
 /// See the module.
 #[derive(Debug)]
@@ -58,7 +158,11 @@ pub(super) struct Peer {
     pub(super) life: AtomicU32,
     refreshed: AtomicU64,
     stale: AtomicBool,
-    figures: Mutex<Vec<Arc<RailFigures>>>,
+    figures: ArcSwap<Vec<Arc<RailFigures>>>,
+    growing: Mutex<()>,
+    /// Transports that were lost, as bits, and until when no task is planned for them.
+    lost: AtomicU8,
+    lost_until: AtomicU64,
 }
 
 impl Peer {
@@ -74,7 +178,10 @@ impl Peer {
             life: AtomicU32::new(0),
             refreshed: AtomicU64::new(Instant::now().0),
             stale: AtomicBool::new(false),
-            figures: Mutex::new(Vec::new()),
+            figures: ArcSwap::default(),
+            growing: Mutex::new(()),
+            lost: AtomicU8::new(0),
+            lost_until: AtomicU64::new(0),
         }
     }
 
@@ -148,17 +255,42 @@ impl Peer {
         &self.rails_up[kind as usize]
     }
 
-    pub(super) fn add_figures(&self, name: String, transport: &'static str) -> Arc<RailFigures> {
-        let mut figures = lock(&self.figures);
-        if let Some(old) = figures.iter().find(|f| f.name == name) {
+    /// The figures of a rail of that name, new or from a former life.
+    pub(super) fn add_figures(&self, fresh: RailFigures) -> Arc<RailFigures> {
+        let _one = lock(&self.growing);
+        let figures = self.figures.load_full();
+        if let Some(old) = figures.iter().find(|f| f.name == fresh.name && f.lane == fresh.lane) {
             return Arc::clone(old);
         }
-        let fresh = Arc::new(RailFigures { name, transport, ..RailFigures::default() });
-        figures.push(Arc::clone(&fresh));
+        let fresh = Arc::new(fresh);
+        let mut all = (*figures).clone();
+        all.push(Arc::clone(&fresh));
+        self.figures.store(Arc::new(all));
         fresh
     }
 
-    pub(super) fn figures(&self) -> Vec<Arc<RailFigures>> {
-        lock(&self.figures).clone()
+    pub(super) fn figures(&self) -> Arc<Vec<Arc<RailFigures>>> {
+        self.figures.load_full()
+    }
+
+    /// Every rail of that transport is lost: new tasks go by another for a while.
+    pub(super) fn lose(&self, kind: TransportKind, until: Instant) {
+        self.lost.fetch_or(1 << kind as u8, Ordering::AcqRel);
+        self.lost_until.store(until.0, Ordering::Release);
+    }
+
+    /// A rail of that transport is up.
+    pub(super) fn found(&self, kind: TransportKind) {
+        self.lost.fetch_and(!(1 << kind as u8), Ordering::AcqRel);
+    }
+
+    /// `allowed` without the transports that are lost, unless none were left.
+    pub(super) fn usable(&self, allowed: TransportMask, now: Instant) -> TransportMask {
+        let lost = self.lost.load(Ordering::Acquire);
+        if lost == 0 || now.0 >= self.lost_until.load(Ordering::Acquire) {
+            return allowed;
+        }
+        let left = TransportMask(allowed.0 & !lost);
+        if left == TransportMask::NONE { allowed } else { left }
     }
 }

@@ -19,9 +19,9 @@ pub(super) struct Progress {
     len: u64,
     /// First byte that nobody has claimed.
     cursor: AtomicU64,
-    /// Bytes that nobody will move any more: landed, lost for good, or never to be claimed. All of them:
-    /// the task has ended.
-    over: AtomicU64,
+    /// Bytes that somebody will still move, and [`HOLD`] for each attempt beside the first at the same
+    /// bytes, which could still write. Nothing left: the task has ended.
+    left: AtomicU64,
     landed: AtomicU64,
     stop: AtomicU8,
     state: AtomicU8,
@@ -32,7 +32,7 @@ impl Progress {
         Self {
             len,
             cursor: AtomicU64::new(0),
-            over: AtomicU64::new(0),
+            left: AtomicU64::new(len),
             landed: AtomicU64::new(0),
             stop: AtomicU8::new(0),
             state: AtomicU8::new(TaskState::Waiting as u8),
@@ -81,7 +81,19 @@ impl Progress {
             // I2: counted before the count that lets anybody see the end
             self.landed.fetch_add(len, Ordering::AcqRel);
         }
-        self.over.fetch_add(len, Ordering::AcqRel) + len == self.len
+        self.left.fetch_sub(len, Ordering::AcqRel) == len
+    }
+
+    /// One more attempt at bytes that are not over begins: the task does not end before it is over too
+    /// (I3).
+    pub(super) fn hold(&self) {
+        self.left.fetch_add(HOLD, Ordering::AcqRel);
+    }
+
+    /// Such an attempt is over, landed or fenced. `true`: as [`Progress::piece_over`].
+    #[must_use]
+    pub(super) fn release(&self) -> bool {
+        self.left.fetch_sub(HOLD, Ordering::AcqRel) == HOLD
     }
 
     /// Lets the task end without claiming the rest; the first reason wins. `true`: as [`piece_over`].
@@ -140,6 +152,10 @@ impl Progress {
         self.landed.load(Ordering::Acquire)
     }
 }
+
+/// Longest task, in bytes; the count of attempts lies above.
+pub(super) const LEN_MAX: u64 = HOLD - 1;
+const HOLD: u64 = 1 << 48;
 
 #[cfg(test)]
 #[cfg(not(loom))]

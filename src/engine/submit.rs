@@ -5,7 +5,7 @@ use crate::engine::batch::{Batch, Route, Spec, Task, TaskRef, TaskRefs};
 use crate::engine::core::Core;
 use crate::engine::lanes::{Family, Lanes};
 use crate::engine::peer::Peer;
-use crate::engine::progress::Progress;
+use crate::engine::progress::{LEN_MAX, Progress};
 use crate::engine::{Request, TaskStatus};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sched::plan;
@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 /// Whether and how a task can travel, as far as is known.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) enum Way {
     By(Route),
     /// The peer's description does not hold the range; it may be old.
@@ -28,13 +28,14 @@ pub(super) enum Way {
 }
 
 /// Plans a task from what is known of its peer.
-pub(super) fn route(spec: &Spec) -> Way {
-    way(&spec.peer, spec.remote, spec.len, spec.allowed)
+pub(super) fn route(spec: &Spec, now: Instant) -> Way {
+    way(&spec.peer, spec.remote, spec.len, spec.allowed, now)
 }
 
-fn way(peer: &Peer, remote: u64, len: u64, allowed: TransportMask) -> Way {
+fn way(peer: &Peer, remote: u64, len: u64, allowed: TransportMask, now: Instant) -> Way {
     let Some((access, reach)) = peer.reach(remote, len) else { return Way::Unknown };
-    plan::choose(reach, allowed).map_or(Way::None, |kind| Way::By(Route { kind, access }))
+    let allowed = peer.usable(allowed, now);
+    plan::choose(reach, allowed).map_or(Way::None, |kind| Way::By(Route::new(kind, access)))
 }
 
 /// Queues planned tasks and gets them going. Bounded work for the caller: at most one small piece's copy
@@ -47,10 +48,11 @@ pub(super) fn enqueue(lanes: &Lanes, tasks: &[TaskRef], now: Instant) {
         let Some(route) = spec.route.get() else { return };
         let same = |t: &&TaskRef| {
             let s = &t.task().spec;
-            Arc::ptr_eq(&s.peer, &spec.peer) && s.route.get().is_some_and(|r| r.kind == route.kind)
+            Arc::ptr_eq(&s.peer, &spec.peer)
+                && s.route.get().is_some_and(|r| r.kind() == route.kind())
         };
         let run = tasks[at..].iter().take_while(same).count();
-        begin(lanes, &spec.peer, Family::of(route.kind), &tasks[at..at + run], now);
+        begin(lanes, &spec.peer, Family::of(route.kind()), &tasks[at..at + run], now);
         at += run;
     }
 }
@@ -84,10 +86,8 @@ fn begin(lanes: &Lanes, peer: &Arc<Peer>, family: Family, tasks: &[TaskRef], now
             // a turn may copy what it posts into the kernel: only a little on the caller's time
             let small = bytes <= INLINE_BYTES || (reads && tasks.len() <= MAX_INLINE);
             let turned = small && lanes.help(family, now).is_some();
-            for lane in lanes.of(family) {
-                if !turned || lane.needs_thread() {
-                    lane.wake();
-                }
+            if !turned {
+                lanes.of(family).iter().for_each(|lane| lane.wake());
             }
         }
     }
@@ -128,9 +128,13 @@ impl Core {
             let text = format!("{local:#x}+{len} is not inside one registered region");
             return Err(Error::new(ErrorKind::NotRegistered, text));
         }
+        if len > LEN_MAX {
+            let text = format!("{len} bytes in one request: at most {LEN_MAX}");
+            return Err(Error::new(ErrorKind::InvalidArgument, text));
+        }
         let route = OnceLock::new();
         if len > 0 && !peer.is_stale() {
-            match way(&peer, remote, len, allowed) {
+            match way(&peer, remote, len, allowed, now) {
                 Way::By(way) => {
                     route.set(way).ok();
                 }
@@ -208,7 +212,7 @@ impl Core {
         })?;
         if !task.progress.state().is_final()
             && let Some(route) = task.spec.route.get()
-            && self.lanes.help(Family::of(route.kind), Instant::now()).is_none()
+            && self.lanes.help(Family::of(route.kind()), Instant::now()).is_none()
         {
             // others do the work: let them have the core
             std::thread::yield_now();
@@ -223,7 +227,7 @@ impl Core {
         let mut idle_since = begin;
         let (mut net, mut copy) = (false, false);
         for task in (0..batch.count()).filter_map(|i| batch.task(i)) {
-            match task.spec.route.get().map(|r| Family::of(r.kind)) {
+            match task.spec.route.get().map(|r| Family::of(r.kind())) {
                 Some(Family::Net) => net = true,
                 Some(Family::Copy) => copy = true,
                 None => {}

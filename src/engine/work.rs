@@ -2,47 +2,25 @@
 //! Lanes claim from it (D3); locks are held for a few loads and stores.
 
 use crate::engine::batch::TaskRef;
+use crate::engine::piece::Piece;
 use crate::engine::progress::Stop;
-use crate::slice::{Class, TransportKind};
+use crate::slice::{Class, Op, TransportKind};
 use crate::sync::lock;
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
-/// A claimed part of a task. Whoever holds it must report it over, give it back or drop the task.
-#[derive(Debug)]
-pub(super) struct Piece {
-    pub(super) task: TaskRef,
-    pub(super) offset: u64,
-    pub(super) len: u64,
-    /// How often it was posted before.
-    pub(super) tries: u32,
-}
-
-impl Piece {
-    /// It will not be moved any more.
-    pub(super) fn lost(&self) {
-        self.task.piece_over(self.len, false);
-    }
-
-    /// The first `step` bytes, and the rest if there is one.
-    pub(super) fn split(mut self, step: u64) -> (Self, Option<Self>) {
-        if self.len <= step {
-            return (self, None);
-        }
-        let rest = Self {
-            task: self.task.clone(),
-            offset: self.offset + step,
-            len: self.len - step,
-            tries: self.tries,
-        };
-        self.len = step;
-        (self, Some(rest))
-    }
-
-    pub(super) fn class(&self) -> Class {
-        self.task.task().spec.class
-    }
+/// What [`Work::claim`] offers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Offer {
+    pub(super) class: Class,
+    pub(super) op: Op,
+    /// Bytes that may be taken.
+    pub(super) rest: u64,
+    /// All of them or none.
+    pub(super) whole: bool,
+    /// About how many bytes wait for the peer, these included.
+    pub(super) queued: u64,
 }
 
 #[derive(Debug, Default)]
@@ -83,7 +61,9 @@ impl Work {
     /// A piece whose rail was lost waits for another.
     pub(super) fn give_back(&self, piece: Piece) {
         let kind = piece.task.kind();
-        lock(&self.queues).returned.push_back(piece);
+        self.backlog.fetch_add(signed(piece.len), Ordering::Relaxed);
+        let mut queues = lock(&self.queues);
+        queues.returned.push_back(piece);
         self.waiting[kind as usize].fetch_add(1, Ordering::Release);
     }
 
@@ -96,27 +76,72 @@ impl Work {
         self.waiting.iter().all(|n| n.load(Ordering::Acquire) == 0)
     }
 
-    /// Claims the next piece for a rail of `kind`; `size(rest)` says how long it may be. Urgent work
-    /// first; `bulk` allows bulk work too.
+    /// Whether anything waits for rails of `kind`.
+    pub(super) fn waits_for(&self, kind: TransportKind) -> bool {
+        self.waiting[kind as usize].load(Ordering::Acquire) != 0
+    }
+
+    /// Claims the next piece for rails of `kind`: what came back first, then urgent work, then the rest.
+    /// `size` says how much of it may be taken, or that it must wait; then the next is offered that goes
+    /// the other way or is of another class.
     pub(super) fn claim(
         &self,
         kind: TransportKind,
-        bulk: bool,
-        size: impl Fn(u64) -> u64,
+        mut size: impl FnMut(&Offer) -> Option<u64>,
     ) -> Option<Piece> {
-        if self.waiting[kind as usize].load(Ordering::Acquire) == 0 {
+        if !self.waits_for(kind) {
             return None;
         }
-        let mut queues = lock(&self.queues);
-        let fits =
-            |piece: &Piece| piece.task.goes_by(kind) && (bulk || piece.class() == Class::Urgent);
-        if let Some(at) = queues.returned.iter().position(fits) {
+        // their end wakes callers, who must not find the queues locked
+        let mut over = Vec::new();
+        let piece = {
+            let mut queues = lock(&self.queues);
+            let Queues { returned, urgent, bulk } = &mut *queues;
+            self.claim_returned(returned, kind, &mut size, &mut over).or_else(|| {
+                let mut lines = [urgent, bulk].into_iter();
+                lines.find_map(|line| self.claim_from(line, kind, &mut size))
+            })
+        };
+        over.into_iter().for_each(Piece::lost);
+        piece
+    }
+
+    fn claim_returned(
+        &self,
+        line: &mut VecDeque<Piece>,
+        kind: TransportKind,
+        size: &mut impl FnMut(&Offer) -> Option<u64>,
+        over: &mut Vec<Piece>,
+    ) -> Option<Piece> {
+        let mut at = 0;
+        while at < line.len().min(MAX_LOOK) {
+            let piece = &line[at];
+            if !piece.task.goes_by(kind) {
+                at += 1;
+                continue;
+            }
+            let idle = piece.is_spare() || piece.is_stopped();
+            let spec = &piece.task.task().spec;
+            let offer = Offer {
+                class: spec.class,
+                op: spec.op,
+                rest: piece.len,
+                whole: true,
+                queued: self.backlog(),
+            };
+            if !idle && size(&offer).is_none() {
+                at += 1;
+                continue;
+            }
+            let piece = line.remove(at)?;
+            self.backlog.fetch_sub(signed(piece.len), Ordering::Relaxed);
             self.waiting[kind as usize].fetch_sub(1, Ordering::Release);
-            return queues.returned.remove(at);
+            if !idle {
+                return Some(piece);
+            }
+            over.push(piece);
         }
-        let Queues { urgent, bulk: rest, .. } = &mut *queues;
-        let mut lines = [Some(urgent), bulk.then_some(rest)];
-        lines.iter_mut().flatten().find_map(|line| self.claim_from(line, kind, &size))
+        None
     }
 
     /// Claims whole tasks of at most `longest` bytes from the front of the line, as long as `more` says of
@@ -136,7 +161,7 @@ impl Work {
         for line in [urgent, bulk] {
             let small = |t: &TaskRef| t.goes_by(kind) && t.task().progress.unclaimed() <= longest;
             while more(claimed) && line.front().is_some_and(small) {
-                claimed.extend(self.claim_from(line, kind, &|rest| rest));
+                claimed.extend(self.claim_from(line, kind, &mut |offer: &Offer| Some(offer.rest)));
             }
             if !line.is_empty() {
                 return;
@@ -148,27 +173,43 @@ impl Work {
         &self,
         line: &mut VecDeque<TaskRef>,
         kind: TransportKind,
-        size: &impl Fn(u64) -> u64,
+        size: &mut impl FnMut(&Offer) -> Option<u64>,
     ) -> Option<Piece> {
-        let mut at = 0;
-        while let Some(task) = line.get(at) {
-            if !task.goes_by(kind) {
+        let (mut at, mut refused) = (0, [false; 2]);
+        while let Some(task) = line.get(at).filter(|_| at < MAX_LOOK) {
+            let spec = &task.task().spec;
+            if !task.goes_by(kind) || refused[spec.op as usize] {
                 at += 1;
                 continue;
             }
-            let claimed = task.task().progress.claim(size);
+            let progress = &task.task().progress;
+            let rest = progress.unclaimed();
+            let wish = if rest == 0 {
+                None
+            } else {
+                let (class, op, queued) = (spec.class, spec.op, self.backlog());
+                let offer = Offer { class, op, rest, whole: false, queued };
+                let Some(wish) = size(&offer) else {
+                    refused[spec.op as usize] = true;
+                    at += 1;
+                    continue;
+                };
+                Some(wish)
+            };
+            let claimed = wish.and_then(|wish| progress.claim(|_| wish));
             if let Some((_, len)) = claimed {
                 self.backlog.fetch_sub(signed(len), Ordering::Relaxed);
             }
             let spent = claimed.is_none_or(|(offset, len)| {
                 // the last byte of the task is claimed: nothing more will be found in it
-                offset + len == task.task().progress.len()
+                offset + len == progress.len()
             });
-            let piece =
-                claimed.map(|(offset, len)| Piece { task: task.clone(), offset, len, tries: 0 });
+            let piece = claimed.map(|(offset, len)| Piece::new(task.clone(), offset, len));
             if spent {
                 line.remove(at);
-                if self.waiting[kind as usize].fetch_sub(1, Ordering::Release) == 1 {
+                if self.waiting[kind as usize].fetch_sub(1, Ordering::Release) == 1
+                    && self.is_empty()
+                {
                     // the rests of stopped tasks are not kept in the account
                     self.backlog.store(0, Ordering::Relaxed);
                 }
@@ -200,6 +241,34 @@ impl Work {
         }
     }
 
+    /// Gives what waits for a transport of `from` that is lost to others: `to` says by which a task goes
+    /// on, or that it cannot. Returns the transports that have got work.
+    pub(super) fn reroute(
+        &self,
+        from: TransportKind,
+        to: impl Fn(&TaskRef) -> Option<TransportKind>,
+    ) -> Vec<TransportKind> {
+        let queues = lock(&self.queues);
+        let tasks = queues.urgent.iter().chain(&queues.bulk);
+        let waiting: Vec<&TaskRef> = tasks
+            .chain(queues.returned.iter().map(|p| &p.task))
+            .filter(|task| task.goes_by(from))
+            .collect();
+        let mut kinds = Vec::new();
+        // a task may wait in several places, all of which go the same way
+        let ways: Vec<Option<TransportKind>> = waiting.iter().map(|task| to(task)).collect();
+        for (task, way) in waiting.iter().zip(ways) {
+            let Some(way) = way else { continue };
+            task.reroute(way);
+            self.waiting[from as usize].fetch_sub(1, Ordering::Release);
+            self.waiting[way as usize].fetch_add(1, Ordering::Release);
+            if !kinds.contains(&way) {
+                kinds.push(way);
+            }
+        }
+        kinds
+    }
+
     fn remove(&self, which: impl Fn(&TaskRef) -> bool) -> (Vec<TaskRef>, Vec<Piece>) {
         let (mut tasks, mut pieces) = (Vec::new(), Vec::new());
         let mut queues = lock(&self.queues);
@@ -216,6 +285,9 @@ impl Work {
         for piece in std::mem::take(returned) {
             if which(&piece.task) { pieces.push(piece) } else { returned.push_back(piece) }
         }
+        for piece in &pieces {
+            self.backlog.fetch_sub(signed(piece.len), Ordering::Relaxed);
+        }
         for task in tasks.iter().chain(pieces.iter().map(|p| &p.task)) {
             self.waiting[task.kind() as usize].fetch_sub(1, Ordering::Release);
         }
@@ -226,3 +298,6 @@ impl Work {
 fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
+
+/// Entries of a line that a claim looks at: beyond a few that cannot go now, the others will not either.
+const MAX_LOOK: usize = 64;

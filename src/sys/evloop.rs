@@ -241,6 +241,49 @@ impl EventFd {
     }
 }
 
+/// A clock that makes its descriptor readable once.
+#[derive(Debug)]
+pub struct TimerFd(OwnedFd);
+
+impl TimerFd {
+    /// A timer that is not set.
+    ///
+    /// # Errors
+    /// The kernel's, when it gives no descriptor.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: takes no pointers
+        let fd = unsafe {
+            libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_CLOEXEC | libc::TFD_NONBLOCK)
+        };
+        own(fd).map(Self)
+    }
+
+    /// Makes the descriptor readable after `wait`; what was set before is forgotten.
+    pub fn set(&self, wait: Duration) {
+        // zero would unset it
+        let value = timespec(wait.max(Duration::from_nanos(1)));
+        let zero = timespec(Duration::ZERO);
+        let setting = libc::itimerspec { it_interval: zero, it_value: value };
+        // SAFETY: `setting` lives across the call, and no old setting is asked for; a valid time and an
+        // open timer leave nothing to fail
+        unsafe {
+            libc::timerfd_settime(self.0.as_raw_fd(), 0, &raw const setting, std::ptr::null_mut())
+        };
+    }
+
+    /// Takes the expiry, if there was one.
+    pub fn drain(&self) {
+        let mut count = [0_u8; 8];
+        // SAFETY: `count` is 8 writable bytes
+        unsafe { libc::read(self.0.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+    }
+
+    /// The descriptor; it stays owned here.
+    pub fn fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
 /// Waits until `fd` is ready for `interest`; false if `timeout` came first. `None` waits for ever. An
 /// error or hang-up of `fd` counts as ready. A signal restarts the wait with the full timeout, so a
 /// caller with a deadline computes `timeout` anew when this returns.

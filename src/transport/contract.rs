@@ -65,6 +65,10 @@ macro_rules! contract_tests {
                 body::abort_completes_all_and_the_rail_can_come_back($make);
             }
             #[test]
+            fn a_cancel_ends_one_slice_and_no_other() {
+                body::a_cancel_ends_one_slice_and_no_other($make);
+            }
+            #[test]
             fn rails_are_apart() {
                 body::rails_are_apart($make);
             }
@@ -399,8 +403,9 @@ pub(super) fn abort_completes_all_and_the_rail_can_come_back<H: Harness>(
         assert_eq!(*last, TransportEvent::RailDown { rail: 0, cause }, "told last");
         let mut tokens: Vec<_> = done
             .iter()
-            .map(|event| match event {
-                TransportEvent::Done { token, .. } => *token,
+            .filter_map(|event| match event {
+                TransportEvent::Done { token, .. } => Some(*token),
+                TransportEvent::RailBroken { rail: 0, .. } => None,
                 other => panic!("{other:?}"),
             })
             .collect();
@@ -410,6 +415,50 @@ pub(super) fn abort_completes_all_and_the_rail_can_come_back<H: Harness>(
         assert_eq!(bench.harness.transport().post(0, &slices[..1]), 0, "the rail is down");
         bench.connect(0);
         bench.check(op, 1, 2, 5000);
+    }
+}
+
+/// I3: a slice that is canceled completes once, landed or not, and writes nothing after that; the others
+/// land.
+pub(super) fn a_cancel_ends_one_slice_and_no_other<H: Harness>(make: impl Fn(&Arc<Regions>) -> H) {
+    let mut bench = Bench::new(make);
+    bench.connect(1); // another path, over which a transport may ask
+    for op in [Op::Write, Op::Read] {
+        bench.ours.fill(3);
+        bench.theirs.fill(4);
+        let slices: Vec<_> =
+            (0..16).map(|i| bench.slice(op, i * 65_536, i * 65_536, 65_536)).collect();
+        let posted = bench.harness.transport().post(0, &slices);
+        let victim = slices[posted / 2];
+        bench.harness.transport().cancel(0, victim.token);
+        bench.harness.transport().cancel(0, victim.token);
+        bench.harness.transport().cancel(0, u64::MAX);
+        let (mut left, mut stamped) = (posted, None);
+        while left > 0 {
+            for event in bench.until(|event| matches!(event, TransportEvent::Done { .. })) {
+                let TransportEvent::Done { token, fault } = event else { panic!("{event:?}") };
+                left -= 1;
+                if token == victim.token && fault.is_some() {
+                    assert_eq!(fault, Some(SliceFault::RailLost));
+                    let at = match op {
+                        Op::Write => usize::try_from(victim.remote).unwrap(),
+                        Op::Read => victim.local,
+                    };
+                    poke(at, &[0xab; 65_536]);
+                    stamped = Some(at);
+                } else {
+                    assert_eq!(fault, None);
+                }
+            }
+        }
+        // what goes the same way later has arrived: nothing of the victim is behind it
+        let later = bench.slice(op, 16 * 65_536, 16 * 65_536, 100);
+        assert_eq!(bench.run(0, &[later])[&later.token], None);
+        if let Some(at) = stamped {
+            let memory = if op == Op::Write { &bench.theirs } else { &bench.ours };
+            let begin = at - memory.addr;
+            assert!(memory.bytes()[begin..begin + 65_536].iter().all(|b| *b == 0xab));
+        }
     }
 }
 

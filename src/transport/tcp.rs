@@ -3,12 +3,14 @@
 //!
 //! One [`TcpTransport`] belongs to one lane. This file owns the connections and turns their crank;
 //! `client` speaks our protocol as initiator, `server` serves both, `upstream` is the initiator towards
-//! an upstream node, `io` moves bytes, `frame` knows the formats, `fence` keeps late writers out (I3).
+//! an upstream node, `io` moves bytes, `frame` knows the formats, `fence` keeps late writers out (I3) and
+//! `refence` asks the peer to.
 
 mod client;
 mod fence;
 pub mod frame;
 mod io;
+mod refence;
 mod server;
 #[cfg(test)]
 #[cfg(not(loom))]
@@ -37,14 +39,23 @@ use std::time::Duration;
 /// A rail to one of our own peers.
 #[derive(Debug, Clone)]
 pub struct TcpTarget {
-    /// Local address to leave from; `None` lets the kernel choose.
-    pub local: Option<IpAddr>,
-    /// The peer's data port.
-    pub remote: SocketAddr,
+    /// Every way to the peer: a fence is asked for over all of them.
+    pub ways: Arc<[Way]>,
+    /// The one that this rail takes.
+    pub way: usize,
     /// Which life of the peer is meant.
     pub peer: Incarnation,
     /// Names the rail among all of this engine's rails to that peer.
     pub slot: u32,
+}
+
+/// A pair of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Way {
+    /// Local address to leave from; `None` lets the kernel choose.
+    pub local: Option<IpAddr>,
+    /// The peer's data port, or what stands in for it.
+    pub remote: SocketAddr,
 }
 
 /// A rail to an upstream node.
@@ -158,6 +169,11 @@ enum Role {
         lane: usize,
         stage: Stage,
     },
+    /// Opened only to fence a rail of ours.
+    Fence {
+        rail: u32,
+        stage: Stage,
+    },
     Upstream {
         rail: u32,
         stage: Stage,
@@ -200,7 +216,7 @@ impl Conn {
 fn role_head_len(role: &Role) -> usize {
     match role {
         Role::Incoming => frame::HELLO_LEN,
-        Role::Server { .. } | Role::Client { .. } => frame::HEAD_LEN,
+        Role::Server { .. } | Role::Client { .. } | Role::Fence { .. } => frame::HEAD_LEN,
         Role::UpstreamServer => frame::UPSTREAM_LEN,
         Role::Upstream { .. } => frame::STATUS_LEN,
     }
@@ -253,6 +269,8 @@ pub struct TcpTransport {
     turns: u32,
     /// Accepted connections that have not said a word yet, oldest first (bounded: port scanners).
     silent: VecDeque<u64>,
+    /// Revocations asked for in the turn at hand.
+    revokes: Vec<server::RevokeRequest>,
 }
 
 impl TcpTransport {
@@ -285,6 +303,7 @@ impl TcpTransport {
             hot_misses: 0,
             turns: 0,
             silent: VecDeque::new(),
+            revokes: Vec::new(),
         })
     }
 
@@ -304,7 +323,8 @@ impl TcpTransport {
         }
         let mut stream = Stream::new(socket);
         // a connection under way says by an edge when it stands
-        stream.writable = !matches!(role, Role::Client { .. } | Role::Upstream { .. });
+        stream.writable =
+            !matches!(role, Role::Client { .. } | Role::Upstream { .. } | Role::Fence { .. });
         stream.readable = stream.writable;
         let heard = Instant::now();
         slot.conn = Some(Box::new(Conn {
@@ -425,6 +445,7 @@ impl TcpTransport {
 
     fn adopt(&mut self) {
         self.shared.lanes[self.lane].wake.drain();
+        self.close_fenced();
         while let Some(socket) = self.shared.lanes[self.lane].queue.pop() {
             if let Ok(key) = self.add(socket, Role::Incoming) {
                 self.silent.push_back(key);
@@ -438,6 +459,24 @@ impl TcpTransport {
         }
     }
 
+    /// Closes what was fenced: of a path that is dead no byte will ever come that would show it.
+    fn close_fenced(&mut self) {
+        let fenced = |slot: &Slot| {
+            let conn = slot.conn.as_ref()?;
+            matches!(&conn.role, Role::Server { gate, .. } if gate.is_fenced()).then_some(())
+        };
+        let keys: Vec<u64> = self
+            .slots
+            .iter()
+            .enumerate()
+            .filter(|(_, slot)| fenced(slot).is_some())
+            .map(|(index, slot)| u64::from(slot.generation) << 32 | index as u64)
+            .collect();
+        for key in keys {
+            self.remove(key, true);
+        }
+    }
+
     /// A connection that we opened stands, or not.
     fn connected(&mut self, key: u64, conn: &mut Conn) -> Result<(), Close> {
         if let Err(e) = evloop::connect_result(conn.stream.socket()) {
@@ -446,6 +485,7 @@ impl TcpTransport {
         conn.stream.readable = true;
         match conn.role {
             Role::Client { .. } => self.greet(conn),
+            Role::Fence { .. } => self.greet_fence(conn),
             Role::Upstream { .. } => self.upstream_connected(key, conn),
             _ => {}
         }
@@ -456,6 +496,7 @@ impl TcpTransport {
     fn closed(&mut self, key: u64, conn: Conn, close: Close) {
         match conn.role {
             Role::Client { rail, .. } => self.client_closed(rail, close),
+            Role::Fence { rail, .. } => self.fence_closed(rail, key, close),
             Role::Upstream { rail, line, .. } => self.upstream_closed(rail, key, line, close),
             Role::Incoming | Role::Server { .. } | Role::UpstreamServer => {}
         }
@@ -539,6 +580,20 @@ impl Transport for TcpTransport {
             Some(Rail::Tent(_)) => self.abort_client(rail),
             Some(Rail::Upstream(_)) => self.abort_upstream(rail),
             None => {}
+        }
+    }
+
+    fn forsake(&mut self, rail: u32) {
+        match self.rail(rail) {
+            Some(Rail::Tent(_)) => self.forsake_client(rail),
+            Some(Rail::Upstream(_)) => self.abort_upstream(rail),
+            None => {}
+        }
+    }
+
+    fn cancel(&mut self, rail: u32, token: u64) {
+        if let Some(Rail::Tent(_)) = self.rail(rail) {
+            self.cancel_client(rail, token);
         }
     }
 

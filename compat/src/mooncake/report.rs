@@ -7,6 +7,7 @@ use crate::handle;
 use crate::ret::{StatsCode, TentCode};
 use crate::text::{self, invalid};
 use ::tent::RailStat;
+use ::tent::event::RailEvent;
 use serde_json::{Value, json};
 use std::ffi::{c_char, c_int};
 use std::fmt::Write;
@@ -72,6 +73,14 @@ pub(crate) fn rails_value(rails: &[RailStat]) -> Value {
             "rail": r.rail,
             "transport": r.transport,
             "up": r.up,
+            "state": r.state,
+            "window_bytes": r.window_bytes,
+            "rtt_us": r.rtt_us,
+            "retried_bytes": r.retried_bytes,
+            "hedged_slices": r.hedged_slices,
+            "downs": r.downs,
+            "last_event": r.last_event,
+            "last_event_us": r.last_event_at.monotonic_ns() / 1000,
             "in_flight_bytes": r.in_flight_bytes,
             "read_bytes": r.read_bytes,
             "write_bytes": r.write_bytes,
@@ -80,6 +89,21 @@ pub(crate) fn rails_value(rails: &[RailStat]) -> Value {
         })
     };
     rails.iter().map(one).collect()
+}
+
+/// Events as the JSON that `tent_events_json` gives.
+pub(crate) fn events_value(events: &[RailEvent]) -> Value {
+    let one = |e: &RailEvent| {
+        json!({
+            "seq": e.seq,
+            "us": e.at.monotonic_ns() / 1000,
+            "peer": e.peer,
+            "rail": e.rail,
+            "event": e.what,
+            "why": e.why,
+        })
+    };
+    events.iter().map(one).collect()
 }
 
 fn load_of(rail: &RailStat) -> nic_load_stat_t {

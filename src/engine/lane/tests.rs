@@ -45,7 +45,7 @@ fn lanes_with_work(bytes: u64) -> (Vec<Arc<Lane>>, Arc<Peer>, Arc<Batch>) {
         len: bytes,
         peer: Arc::clone(&peer),
         allowed: TransportMask::ALL,
-        route: Route { kind: TransportKind::Cma, access: None }.into(),
+        route: Route::new(TransportKind::Cma, None).into(),
         deadline: Instant::NEVER,
         pin: Mutex::new(None),
     };

@@ -43,6 +43,9 @@ pub enum Kind {
     Read = 4,
     /// Server → client, with payload: the bytes of `id`, or none if refused.
     Data = 5,
+    /// Client → server: of the connection in place `addr`, write nothing more of the `key`-th WRITE
+    /// (counted from 0). `Ack` says that it is so, or `Refused` that it cannot be promised.
+    Revoke = 6,
 }
 
 /// Outcome in a head.
@@ -96,8 +99,9 @@ impl Head {
 
     /// Reads a head; `None` if these bytes are not one.
     pub fn decode(bytes: &[u8; HEAD_LEN]) -> Option<Self> {
-        use Kind::{Ack, Data, Read, Welcome, Write};
-        let kind = [Welcome, Write, Ack, Read, Data].into_iter().find(|k| *k as u8 == bytes[0])?;
+        use Kind::{Ack, Data, Read, Revoke, Welcome, Write};
+        let kinds = [Welcome, Write, Ack, Read, Data, Revoke];
+        let kind = kinds.into_iter().find(|k| *k as u8 == bytes[0])?;
         let code = u16::from_le_bytes([bytes[2], bytes[3]]);
         let status = [Status::Ok, Status::Refused, Status::WrongPeer, Status::Version]
             .into_iter()
@@ -127,6 +131,9 @@ pub struct Hello {
     pub epoch: u64,
     /// Whether it carries urgent pieces.
     pub urgent: bool,
+    /// It comes only to fence both connections of the rail whose place it names, over any path that
+    /// works; it carries nothing.
+    pub fence: bool,
 }
 
 impl Hello {
@@ -136,6 +143,7 @@ impl Hello {
         out[..8].copy_from_slice(&MAGIC);
         out[8..10].copy_from_slice(&VERSION.to_le_bytes());
         out[10] = u8::from(self.urgent);
+        out[11] = u8::from(self.fence);
         out[12..16].copy_from_slice(&self.slot.to_le_bytes());
         out[16..32].copy_from_slice(&self.from.0.to_le_bytes());
         out[32..48].copy_from_slice(&self.to.0.to_le_bytes());
@@ -158,6 +166,7 @@ impl Hello {
             slot: u32::from_le_bytes(word(bytes, 12)),
             epoch: u64::from_le_bytes(word(bytes, 48)),
             urgent: bytes[10] == 1,
+            fence: bytes[11] == 1,
         })
     }
 }
@@ -221,7 +230,7 @@ mod tests {
     proptest! {
         #[test]
         fn heads_round_trip(len in 0..=MAX_PAYLOAD, id: u64, addr: u64, key: u64) {
-            for kind in [Kind::Welcome, Kind::Write, Kind::Ack, Kind::Read, Kind::Data] {
+            for kind in [Kind::Welcome, Kind::Write, Kind::Ack, Kind::Read, Kind::Data, Kind::Revoke] {
                 let head = Head { kind, status: Status::Refused, len, id, addr, key };
                 prop_assert_eq!(Head::decode(&head.encode()), Some(head));
             }
@@ -235,8 +244,8 @@ mod tests {
         }
 
         #[test]
-        fn hellos_round_trip(from: u128, to: u128, slot: u32, epoch: u64, urgent: bool) {
-            let hello = Hello { from: Incarnation(from), to: Incarnation(to), slot, epoch, urgent };
+        fn hellos_round_trip(from: u128, to: u128, slot: u32, epoch: u64, urgent: bool, fence: bool) {
+            let hello = Hello { from: Incarnation(from), to: Incarnation(to), slot, epoch, urgent, fence };
             prop_assert_eq!(Hello::decode(&hello.encode()), Ok(hello));
         }
 

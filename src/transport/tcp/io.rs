@@ -95,6 +95,30 @@ impl Stream {
         self.queue.push_back(Item { head: bytes, head_len: head.len(), payload, id });
     }
 
+    /// Takes the payload out of an item of which nothing was sent, and gives it another head. `false`: it
+    /// is on its way; then `pin` keeps its payload until it has left.
+    pub(super) fn take_back(
+        &mut self,
+        id: u64,
+        head: &[u8],
+        pin: impl FnOnce(usize, usize) -> Option<Pin>,
+    ) -> bool {
+        let sent = self.sent;
+        let mut items = self.queue.iter_mut().enumerate();
+        let Some((at, item)) = items.find(|(_, i)| i.id == id && i.payload.is_some()) else {
+            return false;
+        };
+        if at > 0 || sent == 0 {
+            item.payload = None;
+            item.head[..head.len()].copy_from_slice(head);
+            return true;
+        }
+        if let Some(payload) = &mut item.payload {
+            payload._pin = pin(payload.addr, payload.len);
+        }
+        false
+    }
+
     /// Items that wait, for back-pressure.
     pub(super) fn queued(&self) -> usize {
         self.queue.len()

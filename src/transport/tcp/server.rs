@@ -7,7 +7,17 @@ use super::frame::{
 };
 use super::io::Payload;
 use super::{After, Close, Conn, Role, Rx, TcpTransport};
+use crate::id::Incarnation;
 use crate::slice::{DownCause, Op};
+
+/// A client wants nothing more of a WRITE to be written.
+#[derive(Debug)]
+pub(super) struct RevokeRequest {
+    from: Incarnation,
+    slot: u32,
+    number: u64,
+    id: u64,
+}
 
 impl TcpTransport {
     /// The first bytes tell the language.
@@ -30,6 +40,15 @@ impl TcpTransport {
                 Status::Version
             }
             Ok(hello) if hello.to != self.shared.regions.incarnation() => Status::WrongPeer,
+            Ok(hello) if hello.fence => {
+                for slot in [hello.slot & !1, hello.slot | 1] {
+                    self.shared.fences.fence(hello.from, slot, hello.epoch);
+                }
+                // each lane closes what it has of it
+                self.shared.lanes.iter().for_each(|lane| lane.wake.signal());
+                conn.rx = Rx::Ended;
+                Status::Ok
+            }
             Ok(hello) => match self.shared.fences.admit(hello.from, hello.slot, hello.epoch) {
                 Some(gate) => {
                     conn.role = Role::Server { from: hello.from, slot: hello.slot, gate };
@@ -42,14 +61,37 @@ impl TcpTransport {
         if status != Status::Ok {
             conn.rx = Rx::Ended;
         }
-        Ok(status == Status::Ok)
+        Ok(matches!(conn.role, Role::Server { .. }))
+    }
+
+    /// Does what was asked for in the turn that has ended: no gate of this lane is busy now.
+    pub(super) fn do_revokes(&mut self, conn: &mut Conn) {
+        for RevokeRequest { from, slot, number, id } in self.revokes.drain(..) {
+            let done = self.shared.fences.revoke(from, slot, number);
+            let status = if done { Status::Ok } else { Status::Refused };
+            Self::answer_write(conn, id, status);
+        }
     }
 
     pub(super) fn parse_request(&mut self, conn: &mut Conn) -> Result<bool, Close> {
         let Some(bytes) = conn.stream.take::<HEAD_LEN>() else { return Ok(false) };
         let head = Head::decode(&bytes).ok_or(Close::Failed(DownCause::Protocol))?;
         let (len, key) = (u64::from(head.len), Some(head.key));
+        let Role::Server { from, gate, .. } = &conn.role else {
+            return Err(Close::Failed(DownCause::Protocol));
+        };
         match head.kind {
+            Kind::Revoke => {
+                let (from, number, id) = (*from, head.key, head.id);
+                let slot = u32::try_from(head.addr).map_err(|_| DownCause::Protocol);
+                let slot = slot.map_err(Close::Failed)?;
+                self.revokes.push(RevokeRequest { from, slot, number, id });
+            }
+            Kind::Write if !gate.next_write() => {
+                let left = head.len as usize;
+                conn.rx = Rx::Skip { left, after: After::Refuse(head.id) };
+                self.finish_payload(conn);
+            }
             Kind::Write => {
                 let left = head.len as usize;
                 conn.rx = match self.shared.regions.pin_remote(head.addr, len, key, Op::Write) {

@@ -36,7 +36,8 @@ impl Pair {
         let (server, remote) = serving(peer);
         let shared = TcpShared::new(regions(), 1, 0).unwrap();
         let client = TcpTransport::new(shared, 0, None).unwrap();
-        let target = TcpTarget { local: None, remote, peer: peer.incarnation(), slot: 0 };
+        let ways = Arc::from([Way { local: None, remote }]);
+        let target = TcpTarget { ways, way: 0, peer: peer.incarnation(), slot: 0 };
         Self { client, server, target, next: std::cell::Cell::new(0) }
     }
 }
@@ -110,7 +111,7 @@ impl Knock {
 
     fn hello(&self, slot: u32, epoch: u64) -> [u8; HELLO_LEN] {
         let to = self.regions.incarnation();
-        Hello { from: Incarnation(9), to, slot, epoch, urgent: false }.encode()
+        Hello { from: Incarnation(9), to, slot, epoch, urgent: false, fence: false }.encode()
     }
 
     fn key(&self) -> u64 {
@@ -181,7 +182,7 @@ fn a_hello_for_another_life_is_told_so() {
     let mut knock = Knock::new();
     let mut stream = knock.dial();
     let to = Incarnation(1);
-    let hello = Hello { from: Incarnation(9), to, slot: 0, epoch: 1, urgent: false };
+    let hello = Hello { from: Incarnation(9), to, slot: 0, epoch: 1, urgent: false, fence: false };
     stream.write_all(&hello.encode()).unwrap();
     assert_eq!(head(&knock.hear(&mut stream, HEAD_LEN)).status, Status::WrongPeer);
     assert!(knock.is_closed(&mut stream));

@@ -36,6 +36,7 @@ impl TcpTransport {
     /// Returns whether the connection wants another turn though no edge will come.
     fn turn_taken(&mut self, key: u64, conn: &mut Conn, moved: &mut usize) -> Result<bool, Close> {
         if let Role::Client { stage: Stage::Connecting, .. }
+        | Role::Fence { stage: Stage::Connecting, .. }
         | Role::Upstream { stage: Stage::Connecting, .. } = conn.role
         {
             if !conn.stream.writable {
@@ -50,9 +51,13 @@ impl TcpTransport {
         if gate.as_ref().is_some_and(|g| !g.enter()) {
             return Err(Close::Failed(DownCause::Aborted));
         }
+        if gate.as_ref().is_some_and(|g| !g.may_go_on()) {
+            self.refuse_revoked(conn);
+        }
         let read = self.read_turn(key, conn, moved);
         if let Some(gate) = gate {
             gate.leave();
+            self.do_revokes(conn);
         }
         let more_in = read?;
         match conn.stream.flush(TURN_BYTES)? {
@@ -163,6 +168,14 @@ impl TcpTransport {
         self.finish_payload(conn);
     }
 
+    /// The WRITE at hand was revoked: its caller has sent the bytes another way.
+    fn refuse_revoked(&mut self, conn: &mut Conn) {
+        if let Rx::Body { left, after: After::Ack(_), .. } = &conn.rx {
+            let left = *left;
+            self.refuse_rest(conn, left);
+        }
+    }
+
     /// Memory on our side is gone: a served write is refused, an own read fails.
     fn input_fault(&mut self, conn: &mut Conn) -> Result<(), Close> {
         let Rx::Body { left, after, .. } = &conn.rx else {
@@ -202,6 +215,7 @@ impl TcpTransport {
             Role::Server { .. } => self.parse_request(conn),
             Role::UpstreamServer => self.parse_upstream_request(conn),
             Role::Client { .. } => self.parse_answer(conn),
+            Role::Fence { .. } => self.parse_fenced(conn),
             Role::Upstream { .. } => self.parse_upstream_answer(conn),
         }
     }

@@ -1,0 +1,250 @@
+//! What a lane looks after while nothing happens: rails that fall silent, fences that are not answered,
+//! rails to ask again, pieces that are overdue (D4, D5). Times come from `sched::health`.
+
+use super::{Driver, LaneRail};
+use crate::engine::piece::Piece;
+use crate::sched::health::{Cue, State};
+use crate::slice::Op;
+use crate::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+impl Driver {
+    /// Does what is due; `true` if anything was.
+    pub(super) fn watch(&mut self, now: Instant) -> bool {
+        if self.wake_by != Instant::NEVER && now.since(self.wake_by) > OVERSLEPT {
+            // this process did not run: what it did not hear meanwhile is no silence
+            for rail in self.rails.iter_mut().flatten().filter(|r| r.slices > 0) {
+                rail.health.restart_silence(now);
+            }
+        }
+        let mut done = false;
+        for at in 0..self.active.len() {
+            let Some(entry) = self.active.get(at).and_then(|id| self.peer(*id)) else { continue };
+            let rails = Arc::clone(&entry.rails);
+            for rail in rails.iter() {
+                done |= self.watch_rail(*rail, now);
+            }
+            done |= self.hedge(&rails, now);
+        }
+        self.watch_at = self.next_watch().max(now.after(WATCH_EVERY));
+        self.wake_by = self.watch_at;
+        done
+    }
+
+    fn watch_rail(&mut self, number: u32, now: Instant) -> bool {
+        let Some(rail) = self.rails[number as usize].as_ref() else { return false };
+        if let Some((since, last)) = rail.fencing {
+            return self.fence_again(number, since, last, now);
+        }
+        let open = rail.health.state().is_open() || rail.health.state() == State::Suspect;
+        let idle = rail.slices == 0 || !open || !Self::can_fence(&rail.target);
+        if idle || !rail.health.is_silent(self.heard(rail), now) {
+            return false;
+        }
+        self.cue(number, Cue::Silent, now, "nothing acknowledged");
+        if self.state(number) == Some(State::Down) {
+            // still silent: fence it
+            self.abort_rail(number as usize, now);
+        } else {
+            self.share_out(number);
+        }
+        true
+    }
+
+    fn fence_again(&mut self, number: u32, since: Instant, last: Instant, now: Instant) -> bool {
+        if now.since(since) >= FENCE_TIME {
+            let Some(rail) = self.rails[number as usize].as_ref() else { return false };
+            log::warn!("rail {}: given up without a fence", rail.figures.name);
+            let transport = rail.transport;
+            self.transports[transport].forsake(number);
+            self.take_events(transport, now);
+            return true;
+        }
+        if now.since(last) < FENCE_EVERY {
+            return false;
+        }
+        self.abort_rail(number as usize, now);
+        true
+    }
+
+    /// When another rail to the same peer was heard last.
+    fn heard(&self, rail: &LaneRail) -> Instant {
+        let figures = rail.peer.figures();
+        let others = figures.iter().filter(|f| !Arc::ptr_eq(f, &rail.figures));
+        Instant(others.map(|f| f.heard.load(Ordering::Relaxed)).max().unwrap_or(0))
+    }
+
+    /// Gives what a silent or broken rail holds to the others too; its own attempts go on until they are
+    /// fenced (D5).
+    pub(super) fn share_out(&mut self, number: u32) {
+        let mut twins = Vec::new();
+        for attempt in self.attempts.iter_mut().flatten() {
+            if attempt.rail == number && attempt.piece.is_alone() && !attempt.piece.is_stopped() {
+                twins.push(attempt.piece.fork());
+            }
+        }
+        let Some(rail) = self.rails[number as usize].as_mut() else { return };
+        let peer = Arc::clone(&rail.peer);
+        let count = twins.len() as u64;
+        let bytes: u64 = twins.iter().map(|p| p.len).sum();
+        rail.figures.retried.fetch_add(count, Ordering::Relaxed);
+        rail.figures.retried_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let kind = self.transports[rail.transport].kind();
+        let assigned = std::mem::take(&mut rail.assigned);
+        let any = !twins.is_empty() || !assigned.is_empty();
+        for piece in twins.into_iter().chain(assigned) {
+            peer.work.give_back(piece);
+        }
+        if any && let Some(maker) = self.maker.upgrade() {
+            maker.tell(&peer, kind);
+        }
+    }
+
+    /// When no more work waits, an overdue piece is sent over an idle rail too (D3).
+    fn hedge(&mut self, rails: &[u32], now: Instant) -> bool {
+        let mut done = false;
+        while let Some((index, to)) = self.overdue_piece(rails, now) {
+            let Some(attempt) = self.attempts[index].as_mut() else { break };
+            let (from, twin) = (attempt.rail, attempt.piece.fork());
+            self.note(from, "hedged", now, "overdue");
+            if let Some(Some(rail)) = self.rails.get(from as usize) {
+                rail.figures.hedged.fetch_add(1, Ordering::Relaxed);
+            }
+            self.claimed.push(twin);
+            done = true;
+            if !self.post(to, now) {
+                break;
+            }
+        }
+        done
+    }
+
+    /// An overdue attempt on one of these rails, and an idle one that would have it sooner.
+    fn overdue_piece(&self, rails: &[u32], now: Instant) -> Option<(usize, u32)> {
+        if !self.hedge || rails.len() < 2 {
+            return None;
+        }
+        let rail = |n: u32| self.rails[n as usize].as_ref();
+        let idle = |op: Op| {
+            let able = rails.iter().copied().filter(move |n| {
+                rail(*n).is_some_and(|r| {
+                    r.health.state().is_open() && r.flows[op as usize].in_flight == 0
+                })
+            });
+            able.max_by(|a, b| {
+                let rate = |n: u32| rail(n).map_or(0.0, |r| r.flows[op as usize].meter.rate());
+                rate(*a).total_cmp(&rate(*b))
+            })
+        };
+        let to = [idle(Op::Read), idle(Op::Write)];
+        if to == [None, None] {
+            return None;
+        }
+        let overdue = self.attempts.iter().enumerate().filter_map(|(index, attempt)| {
+            let attempt = attempt.as_ref().filter(|a| rails.contains(&a.rail))?;
+            let to = to[attempt.op as usize].filter(|to| *to != attempt.rail)?;
+            let from = rail(attempt.rail)?;
+            let kind = self.transports[from.transport].kind();
+            if from.peer.work.waits_for(kind) || !attempt.piece.is_alone() {
+                return None;
+            }
+            (now >= self.due_at(attempt)).then_some((index, to))
+        });
+        overdue.min_by_key(|(index, _)| self.attempts[*index].as_ref().map(|a| a.posted))
+    }
+
+    /// When an attempt is overdue: a fifth beyond its prediction, and what a busy machine may add.
+    fn due_at(&self, attempt: &super::Attempt) -> Instant {
+        let Some(Some(rail)) = self.rails.get(attempt.rail as usize) else { return Instant::NEVER };
+        let meter = &rail.flows[attempt.op as usize].meter;
+        attempt
+            .posted
+            .after(nanos(1.2 * meter.predict(attempt.ahead, attempt.piece.len)) + HEDGE_SLACK)
+    }
+
+    /// Asks that the other attempts at what has just landed end: the task waits for them (I3).
+    pub(super) fn cancel_twins(&mut self, landed: &Piece) {
+        let spare = |a: &super::Attempt| {
+            let p = &a.piece;
+            p.offset == landed.offset && p.task.is_same(&landed.task)
+        };
+        let twins: Vec<(usize, u32)> = self
+            .attempts
+            .iter()
+            .enumerate()
+            .filter_map(|(i, a)| a.as_ref().filter(|a| spare(a)).map(|a| (i, a.rail)))
+            .collect();
+        for (token, rail) in twins {
+            if let Some(Some(r)) = self.rails.get(rail as usize) {
+                let transport = r.transport;
+                self.transports[transport].cancel(rail, token as u64);
+            }
+        }
+    }
+
+    /// When [`Driver::watch`] has to look next.
+    pub(super) fn next_watch(&self) -> Instant {
+        let mut next = Instant::NEVER;
+        for entry in self.active.iter().filter_map(|id| self.peer(*id)) {
+            let rails = entry.rails.iter().filter_map(|r| self.rails[*r as usize].as_ref());
+            for rail in rails {
+                next = next.min(self.due(rail));
+            }
+            next = next.min(self.next_hedge(entry));
+        }
+        next
+    }
+
+    fn next_hedge(&self, entry: &super::LanePeer) -> Instant {
+        if !self.hedge || entry.rails.len() < 2 || entry.peer.work.backlog() > 0 {
+            return Instant::NEVER;
+        }
+        let busy = self.attempts.iter().flatten();
+        let mine = busy.filter(|a| entry.rails.contains(&a.rail) && a.piece.is_alone());
+        mine.map(|a| self.due_at(a)).min().unwrap_or(Instant::NEVER)
+    }
+
+    /// When a rail needs a look though nothing happens.
+    pub(super) fn due(&self, rail: &LaneRail) -> Instant {
+        if let Some((since, last)) = rail.fencing {
+            return last.after(FENCE_EVERY).min(since.after(FENCE_TIME));
+        }
+        if let Some(since) = rail.asking {
+            return since.after(self.answer_time(rail));
+        }
+        match rail.health.state() {
+            State::Down => rail.health.retry_at(),
+            State::SlowStart | State::Up | State::Suspect
+                if rail.slices > 0 && !self.copies && Self::can_fence(&rail.target) =>
+            {
+                rail.health.silent_at(self.heard(rail))
+            }
+            _ => Instant::NEVER,
+        }
+    }
+
+    /// How long an answer to a connect is waited for.
+    pub(super) fn answer_time(&self, rail: &LaneRail) -> Duration {
+        let rtt = nanos(rail.flows[0].meter.rtt().min(rail.flows[1].meter.rtt()));
+        rail.health.answer_within(rtt, self.connect_timeout)
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates, as wanted")]
+fn nanos(ns: f64) -> Duration {
+    Duration::from_nanos(ns as u64)
+}
+
+/// A turn that comes so much later than it was asked for: the process did not run.
+const OVERSLEPT: Duration = Duration::from_millis(3);
+/// Looks come no closer together.
+const WATCH_EVERY: Duration = Duration::from_micros(500);
+/// How often a fence is asked for until it is answered.
+const FENCE_EVERY: Duration = Duration::from_millis(20);
+/// How long a fence is asked for before the rail is given up without: longer than the time after which
+/// the peer drops a silent connection by itself (D5).
+pub(super) const FENCE_TIME: Duration = Duration::from_millis(2200);
+/// What a busy machine may add to any prediction.
+const HEDGE_SLACK: Duration = Duration::from_millis(2);
