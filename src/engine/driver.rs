@@ -82,6 +82,8 @@ struct LanePeer {
     /// Shared, so that a turn can hold it without a copy.
     rails: Arc<[u32]>,
     life: u32,
+    /// [`Work::version`](crate::engine::work::Work::version) when its work was last looked at.
+    seen: u64,
     /// Turns in a row that found no work of this peer.
     idle_turns: u32,
 }
@@ -226,10 +228,21 @@ impl Driver {
         if self.copies { Instant::NEVER } else { self.watch_at }
     }
 
-    /// Whether work waits for this lane.
+    /// Whether there is something to claim that the last turn has not seen. What it saw and left waits for
+    /// room, which the transports tell of.
     pub(super) fn has_work(&self) -> bool {
         let mut active = self.active.iter().filter_map(|id| self.peer(*id));
-        active.any(|entry| !entry.peer.work.is_empty() || self.has_rest(&entry.rails))
+        active.any(|entry| {
+            let work = &entry.peer.work;
+            let fresh =
+                if self.copies { self.is_open(&entry.rails) } else { work.version() != entry.seen };
+            (fresh && !work.is_empty()) || self.has_rest(&entry.rails)
+        })
+    }
+
+    fn is_open(&self, rails: &[u32]) -> bool {
+        let mut rails = rails.iter().filter_map(|r| self.rails[*r as usize].as_ref());
+        rails.any(|r| r.health.state().is_open())
     }
 
     /// Whether a claimed piece is only half copied: no other lane can go on with it.
@@ -300,6 +313,7 @@ impl Driver {
                 peer: Arc::clone(&peer),
                 rails: Arc::default(),
                 life: u32::MAX,
+                seen: u64::MAX,
                 idle_turns: 0,
             });
             if !self.active.contains(&peer.id) {
@@ -323,7 +337,19 @@ impl Driver {
                 continue;
             };
             let (rails, peer) = (Arc::clone(&entry.rails), Arc::clone(&entry.peer));
-            moved |= if self.copies { self.fill(&rails, now) } else { self.spray(&peer, now) };
+            if self.copies {
+                moved |= self.fill(&rails, now);
+            } else {
+                let seen = peer.work.version();
+                moved |= self.spray(&peer, now);
+                if !peer.work.is_empty() {
+                    // no rail is up, or all are full: nobody may come by to look again
+                    self.watch_at = self.watch_at.min(now.after(WATCH_FIRST));
+                }
+                if let Some(entry) = self.peer_mut(id) {
+                    entry.seen = seen;
+                }
+            }
             if self.still_active(id, &rails) {
                 at += 1;
             } else {

@@ -194,7 +194,7 @@ impl Lanes {
         }
         let port = desc.tcp_data_port;
         let via = |ip: IpAddr| self.config.rail_via.iter().find(|(rail, _)| *rail == ip);
-        let remote = |ip: IpAddr| via(ip).map_or(SocketAddr::new(ip, port), |(_, at)| *at);
+        let remote = |ip: IpAddr| via(ip).map_or_else(|| SocketAddr::new(ip, port), |(_, at)| *at);
         // an address behind a relay is not reached from the address that would be its neighbour
         let ways: Arc<[Way]> = pairs
             .iter()

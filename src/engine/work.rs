@@ -8,7 +8,7 @@ use crate::slice::{Class, Op, TransportKind};
 use crate::sync::lock;
 use std::collections::VecDeque;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 /// What [`Work::claim`] offers.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +39,8 @@ pub(super) struct Work {
     /// About how many bytes nobody has claimed: whether the work is worth one more thread. May wrap
     /// around zero for a moment, as tasks that are stopped leave their rest behind.
     backlog: AtomicI64,
+    /// Grows when something comes to wait.
+    version: AtomicU64,
 }
 
 impl Work {
@@ -56,6 +58,12 @@ impl Work {
         for task in tasks {
             self.waiting[task.kind() as usize].fetch_add(1, Ordering::Release);
         }
+        self.version.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Grows when something comes to wait: who has seen all of a version need not look again.
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Ordering::SeqCst)
     }
 
     /// A piece whose rail was lost waits for another.
@@ -65,6 +73,7 @@ impl Work {
         let mut queues = lock(&self.queues);
         queues.returned.push_back(piece);
         self.waiting[kind as usize].fetch_add(1, Ordering::Release);
+        self.version.fetch_add(1, Ordering::SeqCst);
     }
 
     /// About how many bytes wait to be claimed.
@@ -262,6 +271,7 @@ impl Work {
             task.reroute(way);
             self.waiting[from as usize].fetch_sub(1, Ordering::Release);
             self.waiting[way as usize].fetch_add(1, Ordering::Release);
+            self.version.fetch_add(1, Ordering::SeqCst);
             if !kinds.contains(&way) {
                 kinds.push(way);
             }
