@@ -111,7 +111,7 @@ fn data_path(env: &mut Reader<'_>, config: &mut Config) {
     if let Some(spray) = env.parsed("TENT_SPRAY", parse_spray) {
         config.spray = spray;
     }
-    if let Some(hedge) = env.number("TENT_HEDGE", 0..=1) {
+    if let Some(hedge) = env.number::<u8>("TENT_HEDGE", 0..=1) {
         config.hedge = hedge == 1;
     }
     if let Some(us) = env.number("TENT_QUANTUM_US", 10..=100_000) {
