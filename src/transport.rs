@@ -63,6 +63,12 @@ pub trait Transport: Send + std::fmt::Debug {
         self.abort(rail);
     }
 
+    /// A number that grows with each byte of the rail that the other end acknowledges or sends, asked for
+    /// before a rail is taken to be silent; `None` if the transport cannot say.
+    fn bytes_through(&mut self, _rail: u32) -> Option<u64> {
+        None
+    }
+
     /// Asks that a posted slice write nothing more: it completes soon, landed or as `RailLost`. A transport
     /// that cannot do this for a single slice does nothing.
     fn cancel(&mut self, _rail: u32, _token: u64) {}

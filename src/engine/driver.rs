@@ -11,7 +11,7 @@ use crate::engine::peer::{Link, Peer, RailFigures};
 use crate::engine::piece::Piece;
 use crate::engine::progress::Stop;
 use crate::event::RailEvent;
-use crate::sched::health::{Cue, Health};
+use crate::sched::health::{Cue, Health, State};
 use crate::sched::meter::{Meter, Sample};
 use crate::sched::spray::{Limits, RailView};
 use crate::slice::{Op, SliceFault, SliceOp, TransportEvent, TransportKind};
@@ -68,6 +68,9 @@ struct LaneRail {
     rest: Vec<Piece>,
     /// What a policy other than `pull` has given to this rail and is not posted yet.
     assigned: VecDeque<Piece>,
+    /// What the transport said last of the bytes that went through.
+    through: u64,
+    sampled: Instant,
     /// Connects in a row that were refused: nobody is there.
     refused: u32,
     figures: Arc<RailFigures>,
@@ -362,7 +365,11 @@ impl Driver {
     /// Whether the peer still has work for this lane; if not, a submitter will say when it has.
     fn still_active(&mut self, id: u32, rails: &[u32]) -> bool {
         let busy = rails.iter().filter_map(|r| self.rails[*r as usize].as_ref()).any(|r| {
-            r.slices > 0 || !r.rest.is_empty() || !r.assigned.is_empty() || r.fencing.is_some()
+            r.slices > 0
+                || !r.rest.is_empty()
+                || !r.assigned.is_empty()
+                || r.fencing.is_some()
+                || r.health.state() == State::Suspect
         });
         let lane = self.lane;
         let Some(entry) = self.peer_mut(id) else { return false };

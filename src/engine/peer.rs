@@ -139,7 +139,7 @@ impl RailFigures {
 }
 
 /// What a rail is taken to carry before it was measured, in bytes per second.
-pub(super) const RATE_GUESS: f64 = 1e9;
+pub(super) const RATE_GUESS: f64 = 1.25e8;
 
 /// See the module.
 #[derive(Debug)]

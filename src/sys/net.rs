@@ -50,13 +50,24 @@ const RENO: &[u8] = b"reno";
 
 /// How long ago the last bytes arrived in the kernel; zero if it does not say.
 pub fn since_last_data(stream: &TcpStream) -> Duration {
+    Duration::from_millis(u64::from(tcp_info(stream).tcpi_last_data_recv))
+}
+
+/// Bytes that the other end's kernel has acknowledged, and those that have come from there.
+pub fn bytes_through(stream: &TcpStream) -> u64 {
+    let info = tcp_info(stream);
+    info.tcpi_bytes_acked.wrapping_add(info.tcpi_bytes_received)
+}
+
+/// All zeros where the kernel does not say.
+fn tcp_info(stream: &TcpStream) -> libc::tcp_info {
     // SAFETY: all zeros is a valid tcp_info.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
     let mut len = socklen::<libc::tcp_info>();
     let (fd, pointer) = (stream.as_raw_fd(), (&raw mut info).cast());
     // SAFETY: `pointer` and `len` describe `info`; the kernel fills at most `len` bytes.
     unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, pointer, &raw mut len) };
-    Duration::from_millis(u64::from(info.tcpi_last_data_recv))
+    info
 }
 
 /// Makes the next close a reset, which throws away what the kernel still holds for the peer.

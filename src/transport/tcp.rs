@@ -591,6 +591,14 @@ impl Transport for TcpTransport {
         }
     }
 
+    fn bytes_through(&mut self, rail: u32) -> Option<u64> {
+        let keys = self.client_rail(rail)?.conns();
+        let through = keys.into_iter().flatten().filter_map(|key| {
+            self.slot(key)?.conn.as_ref().map(|conn| net::bytes_through(conn.stream.socket()))
+        });
+        Some(through.fold(0, u64::wrapping_add))
+    }
+
     fn cancel(&mut self, rail: u32, token: u64) {
         if let Some(Rail::Tent(_)) = self.rail(rail) {
             self.cancel_client(rail, token);

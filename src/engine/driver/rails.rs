@@ -24,7 +24,7 @@ impl Driver {
     /// Moves a rail by the table and tells of it.
     pub(super) fn cue(&mut self, number: u32, cue: Cue, now: Instant, why: &str) {
         let Some(Some(rail)) = self.rails.get_mut(number as usize) else { return };
-        let before = rail.health.state();
+        let (before, asked) = (rail.health.state(), rail.health.asked());
         let Some(state) = rail.health.on(cue, now) else { return };
         rail.figures.set_state(state);
         let kind = self.transports[rail.transport].kind();
@@ -61,7 +61,12 @@ impl Driver {
             rail.figures.downs.fetch_add(1, Ordering::Relaxed);
         }
         // questions that fail again and again are no news
-        if state != State::Probing && !(state == State::Down && before == State::Probing) {
+        let again = match state {
+            State::Probing => asked > 0,
+            State::Down => before == State::Probing,
+            _ => false,
+        };
+        if !again {
             self.note(number, state.name(), now, why);
         }
     }
@@ -220,6 +225,8 @@ impl Driver {
             slices: 0,
             rest: Vec::new(),
             assigned: VecDeque::new(),
+            through: 0,
+            sampled: now,
             refused: 0,
             figures,
             busy_since: Instant::NEVER,
@@ -262,7 +269,8 @@ impl Driver {
     pub(super) fn on_down(&mut self, rail: u32, cause: DownCause, now: Instant) {
         self.lost(rail, cause, now);
         let Some(Some(r)) = self.rails.get_mut(rail as usize) else { return };
-        let was_fencing = r.fencing.take().is_some();
+        // a question that is given up has nothing to fence
+        let was_fencing = r.fencing.take().is_some() && r.health.asked() == 0;
         r.asking = None;
         let rests = r.rest.drain(..).chain(r.assigned.drain(..));
         for rest in rests {

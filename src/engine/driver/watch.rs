@@ -38,9 +38,20 @@ impl Driver {
         if let Some((since, last)) = rail.fencing {
             return self.fence_again(number, since, last, now);
         }
-        let open = rail.health.state().is_open() || rail.health.state() == State::Suspect;
-        let idle = rail.slices == 0 || !open || !Self::can_fence(&rail.target);
-        if idle || !rail.health.is_silent(self.heard(rail), now) {
+        let state = rail.health.state();
+        // a suspect rail is watched on though others may have taken all that it held
+        let busy = state == State::Suspect || (state.is_open() && rail.slices > 0);
+        if !busy || !Self::can_fence(&rail.target) {
+            return false;
+        }
+        if now < rail.health.last_heard().max(rail.sampled).after(SAMPLE_EVERY) {
+            return false;
+        }
+        if self.has_moved(number, now) {
+            return true;
+        }
+        let Some(rail) = self.rails[number as usize].as_ref() else { return false };
+        if !rail.health.is_silent(self.heard(rail), now) {
             return false;
         }
         self.cue(number, Cue::Silent, now, "nothing acknowledged");
@@ -50,6 +61,22 @@ impl Driver {
         } else {
             self.share_out(number);
         }
+        true
+    }
+
+    /// Asks the transport whether bytes went through since it was asked last: a long piece, or a slow rail,
+    /// is no silence.
+    fn has_moved(&mut self, number: u32, now: Instant) -> bool {
+        let Some(rail) = self.rails[number as usize].as_mut() else { return false };
+        rail.sampled = now;
+        let Some(through) = self.transports[rail.transport].bytes_through(number) else {
+            return false;
+        };
+        if std::mem::replace(&mut rail.through, through) == through {
+            return false;
+        }
+        rail.health.restart_silence(now);
+        self.cue(number, Cue::Heard, now, "bytes move after all");
         true
     }
 
@@ -217,9 +244,12 @@ impl Driver {
         match rail.health.state() {
             State::Down => rail.health.retry_at(),
             State::SlowStart | State::Up | State::Suspect
-                if rail.slices > 0 && !self.copies && Self::can_fence(&rail.target) =>
+                if !self.copies && Self::can_fence(&rail.target) =>
             {
-                rail.health.silent_at(self.heard(rail))
+                let busy = rail.slices > 0 || rail.health.state() == State::Suspect;
+                let sample = rail.health.last_heard().max(rail.sampled).after(SAMPLE_EVERY);
+                let silent = rail.health.silent_at(self.heard(rail));
+                if busy { sample.min(silent) } else { Instant::NEVER }
             }
             _ => Instant::NEVER,
         }
@@ -239,6 +269,8 @@ fn nanos(ns: f64) -> Duration {
 
 /// A turn that comes so much later than it was asked for: the process did not run.
 const OVERSLEPT: Duration = Duration::from_millis(3);
+/// How often a rail that is silent is looked at for bytes that move.
+const SAMPLE_EVERY: Duration = Duration::from_millis(3);
 /// Looks come no closer together.
 const WATCH_EVERY: Duration = Duration::from_micros(500);
 /// How often a fence is asked for until it is answered.

@@ -126,6 +126,10 @@ impl ClientRail {
         &self.target
     }
 
+    pub(super) fn conns(&self) -> [Option<u64>; 2] {
+        self.conns
+    }
+
     pub(super) fn fences(&mut self) -> &mut [Vec<u64>; 2] {
         &mut self.fences
     }
