@@ -57,7 +57,7 @@ impl Piece {
         Self { task: self.task.clone(), offset: self.offset, len: self.len, twin }
     }
 
-    /// Whether this is the only attempt that is not over.
+    /// Whether all depends on this attempt: no other is under way, and none has landed.
     pub(super) fn is_alone(&self) -> bool {
         self.twin.as_ref().is_none_or(|t| t.is_alone())
     }
@@ -128,7 +128,7 @@ impl Twin {
     }
 
     fn is_alone(&self) -> bool {
-        self.0.load(Ordering::Acquire) & !LANDED <= 1
+        self.0.load(Ordering::Acquire) <= 1
     }
 
     fn has_landed(&self) -> bool {

@@ -174,7 +174,8 @@ impl Driver {
             let to = to[attempt.op as usize].filter(|to| *to != attempt.rail)?;
             let from = rail(attempt.rail)?;
             let kind = self.transports[from.transport].kind();
-            if from.peer.work.waits_for(kind) || !attempt.piece.is_alone() {
+            let piece = &attempt.piece;
+            if from.peer.work.waits_for(kind) || !piece.is_alone() || piece.is_stopped() {
                 return None;
             }
             (now >= self.due_at(attempt)).then_some((index, to))
@@ -229,7 +230,9 @@ impl Driver {
             return Instant::NEVER;
         }
         let busy = self.attempts.iter().flatten();
-        let mine = busy.filter(|a| entry.rails.contains(&a.rail) && a.piece.is_alone());
+        let mine = busy.filter(|a| {
+            entry.rails.contains(&a.rail) && a.piece.is_alone() && !a.piece.is_stopped()
+        });
         mine.map(|a| self.due_at(a)).min().unwrap_or(Instant::NEVER)
     }
 
