@@ -56,6 +56,7 @@ struct LaneRail {
     transport: usize,
     peer: Arc<Peer>,
     target: RailTarget,
+    interface: Option<String>,
     health: Health,
     /// A connect is under way since then.
     asking: Option<Instant>,
@@ -110,6 +111,8 @@ pub(super) struct RailSpec {
     pub(super) name: String,
     /// 0 is best.
     pub(super) tier: u8,
+    /// The interface that it leaves by, if that is certain.
+    pub(super) interface: Option<String>,
     pub(super) target: RailTarget,
 }
 
@@ -191,6 +194,11 @@ impl Driver {
     /// Descriptors that say when a turn has something to do.
     pub(super) fn wait_fds(&self) -> Vec<RawFd> {
         self.transports.iter().filter_map(|t| t.wait_fd()).collect()
+    }
+
+    /// Whether its rails leave by links that can be lost.
+    pub(super) fn uses_links(&self) -> bool {
+        !self.copies
     }
 
     /// One turn; returns about how many bytes moved, 0 if nothing happened. Bounded: each rail claims up to

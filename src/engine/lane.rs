@@ -10,6 +10,7 @@ use crate::engine::peer::Peer;
 use crate::sync::{lock, spawn, try_lock};
 use crate::sys::evloop::{Epoll, Event, EventFd, Interest, TimerFd};
 use crate::sys::host;
+use crate::sys::netlink::{LinkEvent, LinkWatch};
 use crate::time::Instant;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -50,6 +51,10 @@ pub(super) struct Lane {
     alarm: TimerFd,
     /// When it will, in clock nanoseconds; `u64::MAX` if it is not set.
     alarm_at: AtomicU64,
+    /// News of the links that the rails leave by; a lane of copies has none.
+    links: Option<Mutex<LinkWatch>>,
+    /// There is some.
+    link_news: AtomicBool,
     /// The thread sleeps in epoll and must be woken for news.
     asleep: AtomicBool,
     /// Turns that callers took.
@@ -85,6 +90,11 @@ impl Lane {
         for fd in driver.wait_fds() {
             epoll.add(fd, TRANSPORT, Interest::READ, false)?;
         }
+        // without it a lost link is noticed as a silence
+        let links = driver.uses_links().then(|| LinkWatch::new().ok()).flatten();
+        if let Some(links) = &links {
+            epoll.add(links.fd(), LINKS, Interest::READ, false)?;
+        }
         Ok(Arc::new(Self {
             index,
             shared: LaneShared {
@@ -97,6 +107,8 @@ impl Lane {
             wake,
             alarm,
             alarm_at: AtomicU64::new(u64::MAX),
+            links: links.map(Mutex::new),
+            link_news: AtomicBool::new(false),
             asleep: AtomicBool::new(false),
             caller_turns: AtomicU64::new(0),
             caller_at: AtomicU64::new(0),
@@ -238,6 +250,7 @@ impl Lane {
                 self.stand_by();
                 continue;
             }
+            self.hear_links(&mut driver, now);
             let moved = driver.turn(&self.shared, now);
             if moved > 0 {
                 // a stream of large pieces is worth a wake-up; polling for it would cost more
@@ -270,6 +283,22 @@ impl Lane {
             active = Instant::now();
             // turns taken while this thread slept say nothing about now
             seen = self.caller_turns.load(Ordering::Relaxed);
+        }
+    }
+
+    /// Tells the driver what has become of links.
+    fn hear_links(&self, driver: &mut Driver, now: Instant) {
+        if !self.link_news.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let mut news = Vec::new();
+        if let Some(links) = &self.links {
+            lock(links).read(&mut news);
+        }
+        for event in news {
+            if let LinkEvent::Link { name, running, .. } = event {
+                driver.on_link(&name, running, now);
+            }
         }
     }
 
@@ -322,6 +351,7 @@ impl Lane {
                     self.alarm_at.store(u64::MAX, Ordering::Relaxed);
                     self.alarm.drain();
                 }
+                LINKS => self.link_news.store(true, Ordering::Relaxed),
                 _ => {}
             }
         }
@@ -368,6 +398,7 @@ impl Spins {
 const WAKE: u64 = 0;
 const TRANSPORT: u64 = 1;
 const ALARM: u64 = 2;
+const LINKS: u64 = 3;
 /// A turn that moved so many bytes belongs to a large transfer.
 const BULK: usize = 256 << 10;
 /// Work of fewer bytes is done before another thread has woken up for it.

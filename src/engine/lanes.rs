@@ -214,6 +214,9 @@ impl Lanes {
                 name: format!("tcp {from} -> {}", pair.remote),
                 // what the routers know is farther than a neighbour
                 tier: u8::from(pair.local.is_none()),
+                interface: pair
+                    .local
+                    .and_then(|ip| local.iter().find(|i| i.addr == ip).map(|i| i.name.clone())),
                 target: RailTarget::Tcp(TcpTarget {
                     ways: Arc::clone(&ways),
                     way: index,
@@ -235,6 +238,7 @@ impl Lanes {
             kind: TransportKind::Tcp,
             name: format!("tcp upstream v{} {ip}", if v1 { 1 } else { 2 }),
             tier: 0,
+            interface: None,
             target: RailTarget::Upstream(UpstreamTarget {
                 remote: SocketAddr::new(ip, desc.tcp_data_port),
                 v1,
@@ -256,6 +260,7 @@ impl RailMaker for Lanes {
             kind,
             name: format!("{} lane {}", kind.name(), lane - self.net),
             tier: 0,
+            interface: None,
             target,
         };
         match link {

@@ -217,6 +217,15 @@ impl Health {
         (first.max(rtt * 4) * (1 << (self.asked / 8).min(6))).min(at_most)
     }
 
+    /// There is news that it may be back: the next question is due.
+    pub fn hasten(&mut self, now: Instant) {
+        if self.state == State::Down {
+            self.asked = 0;
+            self.penalty = 0;
+            self.down_since = Instant(now.0.saturating_sub(2 * nanos_of(PROBE_LAST)));
+        }
+    }
+
     /// Questions in a row that were not answered.
     pub fn asked(&self) -> u32 {
         self.asked
@@ -230,6 +239,10 @@ impl Health {
             self.forgiven = now;
         }
     }
+}
+
+fn nanos_of(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Shortest silence that makes a rail suspect (D4).

@@ -43,7 +43,8 @@ impl Meter {
         let len = float(len);
         let elapsed = ns(posted, now);
         if ahead == 0 {
-            let rtt = (elapsed - len / self.rate).max(RTT_FLOOR);
+            // a link that lets bursts through carries a small piece faster than its rate
+            let rtt = (elapsed - len / self.rate).max(elapsed / 4.0).max(RTT_FLOOR);
             // the shortest counts; it is forgotten slowly, for routes change
             self.rtt =
                 if self.learned { rtt.min(self.rtt * RTT_FORGET) } else { rtt.min(self.rtt) };
@@ -103,7 +104,7 @@ const LOOK_NS: f64 = 2e6;
 /// Round trip of a rail that has not been measured.
 const RTT_GUESS: f64 = 2e5;
 /// Shorter ones are a matter of the clock.
-const RTT_FLOOR: f64 = 1e4;
+const RTT_FLOOR: f64 = 2e3;
 /// How much longer the shortest round trip may look with each sample that is not shorter.
 const RTT_FORGET: f64 = 1.002;
 /// 100 kB/s: slower is as good as dead, and nothing may divide by zero.

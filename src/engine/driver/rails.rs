@@ -218,6 +218,7 @@ impl Driver {
             transport,
             peer: Arc::clone(peer),
             target: spec.target,
+            interface: spec.interface,
             health: Health::new(now),
             asking: None,
             fencing: None,
@@ -233,6 +234,28 @@ impl Driver {
             lost_since: now,
         });
         Some(number)
+    }
+
+    /// A link has gone or come back: its rails are lost at once, or asked at once.
+    pub(in crate::engine) fn on_link(&mut self, name: &str, running: bool, now: Instant) {
+        for number in 0..self.rails.len() {
+            let Some(rail) = self.rails[number].as_mut() else { continue };
+            if rail.interface.as_deref() != Some(name) {
+                continue;
+            }
+            let state = rail.health.state();
+            let number = u32::try_from(number).unwrap_or(u32::MAX);
+            if running {
+                rail.health.hasten(now);
+                self.watch_at = now;
+            } else if state.is_open() || state == State::Suspect {
+                rail.lost_since = now;
+                log::warn!("rail {}: link {name} is down", rail.figures.name);
+                self.cue(number, Cue::Broken, now, "link down");
+                self.share_out(number);
+                self.abort_rail(number as usize, now);
+            }
+        }
     }
 
     pub(super) fn on_up(&mut self, rail: u32, now: Instant) {

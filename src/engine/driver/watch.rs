@@ -22,7 +22,8 @@ impl Driver {
         let mut done = false;
         for at in 0..self.active.len() {
             let Some(entry) = self.active.get(at).and_then(|id| self.peer(*id)) else { continue };
-            let rails = Arc::clone(&entry.rails);
+            let (rails, id) = (Arc::clone(&entry.rails), entry.peer.id);
+            self.renew_rails(id, now);
             for rail in rails.iter() {
                 done |= self.watch_rail(*rail, now);
             }
