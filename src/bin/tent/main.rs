@@ -18,6 +18,7 @@ mod os;
 mod pattern;
 mod peer;
 mod proto;
+mod rails;
 mod raw;
 mod stats;
 mod target;
