@@ -1,7 +1,12 @@
 //! Runs with weather: links of loopback with rates of their own, faults by a script, and what they came to.
 
+mod keeper;
 mod net;
 pub(crate) mod rail;
+mod record;
 pub(crate) mod relay;
+mod run;
 pub(crate) mod script;
 mod shape;
+mod stage;
+mod weather;
