@@ -12,4 +12,6 @@ pub(crate) mod script;
 mod series;
 mod shape;
 mod stage;
+mod svg;
+mod table;
 mod weather;
