@@ -98,7 +98,7 @@ impl<'a> Demo<'a> {
     /// All bytes in one direction, some requests in flight; the seconds it took.
     fn move_bytes(&self, op: Op, name: &str) -> Result<f64> {
         let all = self.node.buffer().whole();
-        let block = self.args.block.min(all.len.div_ceil(4));
+        let block = self.args.block.unwrap_or(BLOCK).min(all.len.div_ceil(4));
         let mut waiting = node::pieces(all, block).peekable();
         let mut flying = VecDeque::new();
         let mut screen = Screen::new(name, all.len);
@@ -265,6 +265,7 @@ impl Screen {
 }
 
 const BAR: &str = "{prefix}  [{bar:32}] {bytes}/{total_bytes}  {msg}  eta {eta}";
+const BLOCK: u64 = 64 * units::MIB;
 const SEED_WRITE: u64 = 0xa;
 const SEED_READ: u64 = 0xb;
 const STEP_MS: u64 = 20;

@@ -48,6 +48,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> fail::Result<()> {
     match command {
+        Command::Demo(args) if args.rails.rails.is_some() => rails::demo(&args),
         Command::Demo(args) => {
             choose(&args.transport);
             demo::run(&args)
@@ -56,7 +57,8 @@ fn run(command: Command) -> fail::Result<()> {
             choose(&args.end.transport);
             target::run(&args)
         }
-        Command::Bench(args) if args.against.is_some() => limits::run(&limits::Wish::from(&args)),
+        Command::Bench(args) if args.rails.rails.is_some() => rails::bench(&args),
+        Command::Bench(args) if args.against.is_some() => limits::run(&limits::Wish::from(&*args)),
         Command::Bench(args) => {
             choose(&args.end.transport);
             bench::run(&args)
