@@ -13,6 +13,9 @@ use crate::units;
 #[command(next_help_heading = "Rails with weather")]
 pub(crate) struct RailsArgs {
     /// Run over so many rails of loopback, each shaped to a rate by a relay; needs no root
+    ///
+    /// Both ends are processes of this machine and use TCP; each request has a pattern of its own, and
+    /// every byte is checked. Reached rates, times after each fault and the longest stall come at the end.
     #[arg(long, value_name = "N",
           value_parser = clap::value_parser!(u64).range(1..=stage::MAX_RAILS as u64))]
     pub(crate) rails: Option<u64>,
@@ -22,7 +25,7 @@ pub(crate) struct RailsArgs {
     rail_rates: Vec<u64>,
     /// What happens when, from the start of the run: `2s hole r2; 4s heal r2; 5s slow r1 0.1`
     ///
-    /// hole: the link swallows everything silently; slow F: its rate times F; rst: its connections are
+    /// Rails are r0, r1 and so on; times are 2s, 2.5s or 800ms. hole: the link swallows everything silently; slow F: its rate times F; rst: its connections are
     /// reset, once; down: reset, and new ones refused; heal: as it was at the start; drain, undrain: the
     /// engine is told not to use the rail, or to use it again.
     #[arg(long, requires = "rails", value_name = "SCRIPT")]

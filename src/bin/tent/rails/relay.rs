@@ -64,7 +64,7 @@ impl Relays {
         &self.ports
     }
 
-    /// When it took effect: microseconds of the clock that all processes of the host share.
+    /// When it began to take effect: microseconds of the clock that all processes of the host share.
     pub(crate) fn apply(&self, rail: usize, fault: Fault) -> Result<u64> {
         if rail >= self.ports.len() || matches!(fault, Fault::Drain | Fault::Undrain) {
             return Err(Fail::usage(format!("no link can {fault} r{rail}"), "relays are internal"));
@@ -373,8 +373,10 @@ impl Hub {
             match self.orders.try_recv() {
                 // Whoever asked may have given up waiting.
                 Ok(Order::Apply { rail, fault, done }) => {
+                    // Before, for others may see the effect before this thread runs on.
+                    let now_us = os::host_us();
                     self.links[rail].apply(fault);
-                    let _ = done.send(os::host_us());
+                    let _ = done.send(now_us);
                 }
                 Ok(Order::Count(done)) => {
                     let _ = done.send(self.links.iter().map(|link| link.carried).collect());

@@ -188,3 +188,20 @@ fn orders_tell_when_they_took_effect_and_wrong_ones_are_refused() {
     assert!(s.relays.apply(1, Fault::Hole).is_err());
     assert!(s.relays.apply(0, Fault::Drain).is_err());
 }
+
+#[test]
+fn who_gave_up_in_a_hole_is_given_up_when_it_heals() {
+    let s = setup(1_000_000_000);
+    let (mut client, mut server) = s.pair();
+    say(&mut client, &mut server, b"before");
+    s.apply(Fault::Hole);
+    client.write_all(b"into the hole").unwrap();
+    net::reset_on_close(&client);
+    drop(client);
+    s.apply(Fault::Heal);
+    // what had been taken in may come; then the reset does
+    let mut late = Vec::new();
+    let end = server.read_to_end(&mut late);
+    assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert!(b"into the hole".starts_with(&late));
+}
