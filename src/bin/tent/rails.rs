@@ -27,7 +27,7 @@ use super::host;
 use super::proto::Load;
 use super::units;
 use args::RailsArgs;
-use record::{Applied, Record};
+use record::{Applied, Record, Ways};
 use run::{Plan, Screen, Snapshot};
 use script::{Entry, Fault};
 use stage::{Stage, Wish};
@@ -56,7 +56,7 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<()> {
     };
     let mut stage = start(&args.transport, &rates_bps, &plan, false)?;
     println!("{}", heading(&stage, &plan));
-    let mut table = Table::new(&rates_bps);
+    let mut table = Table::new(&rates_bps, plan.ways());
     let record = run::run(&mut stage, &plan, &mut table)?;
     println!("\n{}", report::text(&record));
     finish(&args.rails, &record, &plan)
@@ -140,12 +140,13 @@ fn heading(stage: &Stage, plan: &Plan) -> String {
         }
         _ => rates.iter().map(|rate| units::rate_bps(*rate)).collect::<Vec<_>>().join(" + "),
     };
+    let both = if plan.ways() == Ways::Both { " each way" } else { "" };
     format!(
-        "{} of {} each, {} in flight, over {list} = {:.3} GB/s; pids: initiator {}, target {}, relays {}",
+        "{} of {} each, {} in flight, over {list} = {:.3} GB/s{both}; pids: initiator {}, target {}, relays {}",
         word(plan.load),
         units::size(plan.block),
         plan.in_flight,
-        aftermath::gb_per_s(units::as_f64(sum)),
+        units::as_f64(sum) / 8e9,
         std::process::id(),
         stage.target.pid(),
         stage.relays.pid(),

@@ -61,7 +61,7 @@ pub(crate) fn phases(record: &Record) -> Vec<Phase> {
             to_us,
             weather: describe(record, from_us),
             gb_per_s: record.rate(from_us, to_us) / 1e9,
-            live_gb_per_s: record.weather_at(from_us).live_bps() / 8e9,
+            live_gb_per_s: record.live_rate(from_us) / 1e9,
             stall_us: record.longest_stall_us(from_us, to_us),
         }
     };
@@ -76,8 +76,7 @@ pub(crate) fn efficiency(record: &Record) -> f64 {
         return 1.0;
     }
     // The first half is for the engine to learn.
-    let live = record.weather_at(0).live_bps() / 8.0;
-    (record.rate(first_us / 2, first_us) / live.max(1.0)).min(1.0)
+    (record.rate(first_us / 2, first_us) / record.live_rate(0).max(1.0)).min(1.0)
 }
 
 fn one(record: &Record, fault: &Applied, until_us: u64, reached: f64) -> Aftermath {
@@ -92,10 +91,9 @@ fn one(record: &Record, fault: &Applied, until_us: u64, reached: f64) -> Afterma
         Fault::Drain => after(&["drained"]),
         Fault::Heal | Fault::Undrain => None,
     };
-    let weather = record.weather_at(at_us);
-    let live = weather.live_bps() / 8.0 * reached;
+    let live = record.live_rate(at_us) * reached;
     let total = |from, to| record.rate(from, to);
-    let share = weather.rail_bps(rail) / 8.0 * reached;
+    let share = record.rail_live_rate(rail, at_us) * reached;
     let own = |from, to| record.rail_rate(rail, from, to);
     let comes_back = matches!(kind, Fault::Heal | Fault::Undrain | Fault::Rst);
     let up = after(&["up"]).map(|seen| seen.us - at_us);
@@ -157,11 +155,6 @@ fn describe(record: &Record, us: u64) -> String {
     };
     let text = changed.map(one).collect::<Vec<_>>().join(", ");
     if text.is_empty() { "as built".into() } else { text }
-}
-
-/// GB/s from bits per second.
-pub(crate) fn gb_per_s(bps: f64) -> f64 {
-    bps / 8e9
 }
 
 /// `12.3`, or `-`.

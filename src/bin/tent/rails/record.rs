@@ -45,10 +45,29 @@ pub(crate) struct Cpu {
     pub(crate) relays_s: f64,
 }
 
+/// In how many directions a load moves bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Ways {
+    #[default]
+    One,
+    Both,
+}
+
+impl Ways {
+    pub(crate) fn count(self) -> f64 {
+        match self {
+            Self::One => 1.0,
+            Self::Both => 2.0,
+        }
+    }
+}
+
 /// Everything.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Record {
     pub(crate) rates_bps: Vec<u64>,
+    /// Directions in which bytes move: a link has its rate each way.
+    pub(crate) ways: Ways,
     pub(crate) looks: Vec<Look>,
     /// Bytes of each rail at each look, one rail after the other.
     pub(crate) rail_bytes: Vec<u64>,
@@ -133,6 +152,16 @@ impl Record {
         weather
     }
 
+    /// Bytes per second that the live links can give.
+    pub(crate) fn live_rate(&self, us: u64) -> f64 {
+        self.weather_at(us).live_bps() / 8.0 * self.ways.count()
+    }
+
+    /// The same of one rail.
+    pub(crate) fn rail_live_rate(&self, rail: usize, us: u64) -> f64 {
+        self.weather_at(us).rail_bps(rail) / 8.0 * self.ways.count()
+    }
+
     fn value_at(&self, us: u64, value: impl Fn(usize) -> u64) -> f64 {
         let after = self.looks.partition_point(|look| look.us <= us);
         let Some(before) = after.checked_sub(1) else { return 0.0 };
@@ -210,7 +239,12 @@ pub(crate) mod tests {
         let script = super::super::script::parse("1s hole r1; 2s heal r1", 2).unwrap();
         record.applied =
             vec![Applied { entry: script[0], us: 4000 }, Applied { entry: script[1], us: 8000 }];
-        let live = |us| units::round(record.weather_at(us).live_bps());
-        assert_eq!([live(3999), live(4000), live(7999), live(8000)], [300, 100, 100, 300]);
+        let live = |record: &Record| {
+            [3999, 4000, 7999, 8000].map(|us| units::round(record.live_rate(us) * 8.0))
+        };
+        assert_eq!(live(&record), [300, 100, 100, 300]);
+        assert_eq!(units::round(record.rail_live_rate(1, 0) * 8.0), 200);
+        record.ways = Ways::Both;
+        assert_eq!(live(&record), [600, 200, 200, 600]);
     }
 }

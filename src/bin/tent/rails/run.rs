@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::keeper::{self, Buffers, Place};
 use super::rail::Rail;
-use super::record::{Applied, Cpu, Look, Record, Seen, Span};
+use super::record::{Applied, Cpu, Look, Record, Seen, Span, Ways};
 use super::script::Entry;
 use super::stage::{self, Stage};
 use super::weather;
@@ -19,6 +19,7 @@ use crate::fail::{Fail, Result};
 use crate::node::{Node, Remote};
 use crate::os;
 use crate::proto::{Load, Vitals};
+use crate::units;
 
 /// What is to be run.
 #[derive(Debug)]
@@ -32,6 +33,10 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    pub(crate) fn ways(&self) -> Ways {
+        if self.load == Load::Mix { Ways::Both } else { Ways::One }
+    }
+
     /// Bytes that each end's buffer must have.
     pub(crate) fn buffer(&self) -> u64 {
         (keeper::places(self.in_flight) as u64).saturating_mul(self.block)
@@ -106,6 +111,7 @@ pub(crate) fn run(stage: &mut Stage, plan: &Plan, screen: &mut dyn Screen) -> Re
     })?;
     record.applied = applied.into_inner().unwrap_or_default();
     record.rates_bps = rates_bps.clone();
+    record.ways = plan.ways();
     let after = self::cpu(stage)?;
     record.cpu = Cpu {
         initiator_s: after.initiator_s - cpu.initiator_s,
@@ -285,7 +291,9 @@ impl<'a> LoadRun<'a> {
                     self.landed += flight.moved;
                     self.record.failed += 1;
                     if self.record.why_failed.is_empty() {
-                        self.record.why_failed = engine.task_failed(status).cause;
+                        let s = units::as_f64(self.now_us()) / 1e6;
+                        let why = engine.task_failed(status).cause;
+                        self.record.why_failed = format!("after {s:.3} s {why}");
                     }
                 }
             }

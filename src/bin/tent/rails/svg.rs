@@ -183,7 +183,7 @@ impl<'a> Chart<'a> {
 /// When the bound changed, and to what, in bytes per second.
 fn edges(record: &Record) -> impl Iterator<Item = (u64, f64)> + '_ {
     let times = std::iter::once(0).chain(record.applied.iter().map(|a| a.us));
-    times.map(|us| (us, record.weather_at(us).live_bps() / 8.0))
+    times.map(|us| (us, record.live_rate(us)))
 }
 
 fn head(svg: &mut String, title: &str) {

@@ -4,9 +4,8 @@ use std::collections::VecDeque;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use super::aftermath::gb_per_s;
 use super::rail::Rail;
-use super::record::Applied;
+use super::record::{Applied, Ways};
 use super::run::{Screen, Snapshot};
 use super::script::Weather;
 use crate::os;
@@ -16,6 +15,7 @@ use crate::units;
 #[derive(Debug)]
 pub(crate) struct Table {
     rates_bps: Vec<u64>,
+    ways: Ways,
     is_terminal: bool,
     /// Lines that stand above the cursor and are to be drawn over.
     drawn: usize,
@@ -24,10 +24,10 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    pub(crate) fn new(rates_bps: &[u64]) -> Self {
+    pub(crate) fn new(rates_bps: &[u64], ways: Ways) -> Self {
         let is_terminal = std::io::stdout().is_terminal();
         let past = VecDeque::from([(0, vec![0; rates_bps.len()])]);
-        Self { rates_bps: rates_bps.to_vec(), is_terminal, drawn: 0, past }
+        Self { rates_bps: rates_bps.to_vec(), ways, is_terminal, drawn: 0, past }
     }
 
     /// Bytes per second of each rail lately.
@@ -53,7 +53,8 @@ impl Screen for Table {
         let mut out = std::io::stdout().lock();
         // Whoever reads it may have gone; the run goes on for its result.
         let _ = if self.is_terminal {
-            let lines = lines(now, &rates, &weather, applied.last(), os::host_us());
+            let live = weather.live_bps() / 8e9 * self.ways.count();
+            let lines = lines(now, &rates, (&weather, live), applied.last(), os::host_us());
             let columns = os::terminal_columns().unwrap_or(80);
             let text = redraw(self.drawn, &lines, columns);
             self.drawn = lines.len();
@@ -79,7 +80,7 @@ fn redraw(drawn: usize, lines: &[String], columns: usize) -> String {
 fn lines(
     now: &Snapshot,
     rates: &[f64],
-    weather: &Weather,
+    (weather, live): (&Weather, f64),
     last: Option<&Applied>,
     host_us: u64,
 ) -> Vec<String> {
@@ -110,7 +111,7 @@ fn lines(
         "{:>5.1} s  {:.3} of {:.3} GB/s, longest stall {:.1} ms{failed}{fault}",
         units::as_f64(now.us) / 1e6,
         total / 1e9,
-        gb_per_s(weather.live_bps()),
+        live,
         units::as_f64(now.longest_stall_us) / 1e3,
     ));
     lines
@@ -161,7 +162,7 @@ mod tests {
 
     #[test]
     fn rates_are_of_the_last_moments() {
-        let mut table = Table::new(&[8; 2]);
+        let mut table = Table::new(&[8; 2], Ways::One);
         let rates = table.rates(&snapshot(100_000, vec![5_000_000, 0]));
         assert!((rates[0] - 5e7).abs() < 1.0, "the first show knows the start: {rates:?}");
         table.rates(&snapshot(1_000_000, vec![50_000_000, 0]));
@@ -183,7 +184,7 @@ mod tests {
         let applied = Applied { entry: script::parse("2s slow r1", 2).unwrap()[0], us: 2_000_000 };
         let mut weather = Weather::clear(&[400_000_000, 400_000_000]);
         weather.apply(&applied.entry);
-        let lines = lines(&now, &[5e7, 0.0], &weather, Some(&applied), 9_500_000);
+        let lines = lines(&now, &[5e7, 0.0], (&weather, 0.055), Some(&applied), 9_500_000);
         assert_eq!(lines.len(), 4);
         for word in ["r0", "400M", "0.050", "100.0%"] {
             assert!(lines[1].contains(word), "{word}: {}", lines[1]);
