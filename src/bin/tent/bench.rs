@@ -87,7 +87,7 @@ impl<'a> Bench<'a> {
         let (mut seed, mut wrong, mut points) = (1, 0, 0);
         let mut worst: Option<(Summary, Plan)> = None;
         for threads in powers(a.start_num_threads, a.max_num_threads) {
-            for block in powers(a.start_block_size, a.max_block_size) {
+            for block in powers(a.start_block_size.unwrap_or(START_BLOCK), a.max_block_size) {
                 for batch in powers(a.start_batch_size, a.max_batch_size) {
                     let plan = self.plan(threads, block, batch);
                     let Some(layout) = Layout::new(self.usable(), &plan) else {
@@ -138,7 +138,7 @@ impl<'a> Bench<'a> {
             threads,
             cycle: a.cycle,
             warmup_s: a.warmup,
-            run_s: a.duration,
+            run_s: a.duration.unwrap_or(RUN_S),
             interval_us: a.request_interval_us,
             wait: a.wait,
         }
@@ -306,6 +306,8 @@ fn powers(start: u64, max: u64) -> impl Iterator<Item = u64> {
 
 const HEADER: &str = "BlkSize (B)   Batch   BW (GB/s)     Avg Lat (us)  Avg Tx (us)   P99 Tx (us)   \
                       P999 Tx (us)  CPU s/GB    Threads  Check";
+const START_BLOCK: u64 = 4 << 10;
+const RUN_S: f64 = 5.0;
 /// What `write_seed` leaves and `read_verify` expects, in any run.
 const SEED_FIXED: u64 = 0x7e57;
 

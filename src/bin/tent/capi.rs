@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::fail::{Fail, Result};
+use super::rails::rail::{Rail, RailEvent};
 
 type Handle = *mut c_void;
 
@@ -73,21 +74,6 @@ struct SegmentInfo {
     buffers: *mut BufferInfo,
 }
 
-/// One rail as `tent_rails_json` tells it; what a library leaves out is zero.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub(crate) struct Rail {
-    pub(crate) peer: String,
-    pub(crate) rail: String,
-    pub(crate) transport: String,
-    pub(crate) up: bool,
-    pub(crate) in_flight_bytes: u64,
-    pub(crate) read_bytes: u64,
-    pub(crate) write_bytes: u64,
-    pub(crate) retried_slices: u64,
-    pub(crate) rate_bps: f64,
-}
-
 type Create =
     unsafe extern "C" fn(*const c_char, *const c_char, *const c_char, u64, c_int) -> Handle;
 type Register = unsafe extern "C" fn(Handle, *mut c_void, usize, *const c_char, c_int) -> c_int;
@@ -117,6 +103,8 @@ pub(crate) struct Library {
     wait: Option<unsafe extern "C" fn(Handle, u64, u64) -> c_int>,
     /// `int` also where the library returns a longer type: the length is small, and the low half is it.
     rails: Option<unsafe extern "C" fn(Handle, *mut c_char, usize) -> c_int>,
+    events: Option<unsafe extern "C" fn(Handle, u64, *mut c_char, usize) -> c_int>,
+    drain: Option<unsafe extern "C" fn(Handle, *const c_char, c_int) -> c_int>,
 }
 
 impl Library {
@@ -151,6 +139,8 @@ impl Library {
             free_segment_info: find(lib, c"tent_free_segment_info"),
             wait: find(lib, c"tent_wait"),
             rails: find(lib, c"tent_rails_json"),
+            events: find(lib, c"tent_events_json"),
+            drain: find(lib, c"tent_rail_drain"),
             path,
         };
         Ok(Box::leak(Box::new(table)))
@@ -158,6 +148,21 @@ impl Library {
 
     pub(crate) fn can_wait(&self) -> bool {
         self.wait.is_some()
+    }
+
+    /// The functions that a run with faults needs, found or named.
+    pub(crate) fn need_rails(&self, events: bool, drain: bool) -> Result<()> {
+        for (wanted, found, name) in [
+            (true, self.rails.is_some(), "tent_rails_json"),
+            (events, self.events.is_some(), "tent_events_json"),
+            (drain, self.drain.is_some(), "tent_rail_drain"),
+        ] {
+            if wanted && !found {
+                let cause = format!("{} has no {name}", self.path);
+                return Err(Fail::setup(cause, "give --lib a newer libtransfer_engine.so"));
+            }
+        }
+        Ok(())
     }
 
     fn why(&self) -> String {
@@ -376,20 +381,47 @@ impl Engine {
     /// The rails with their counters; None when this library cannot tell.
     pub(crate) fn rails(&self) -> Option<Vec<Rail>> {
         let rails = self.lib.rails?;
-        let mut text = vec![0u8; 1 << 16];
-        // Rails may appear between the two calls, so the size is asked for more than once.
-        for _ in 0..4 {
-            // SAFETY: the engine is alive and the buffer has the given length.
-            let need = unsafe { rails(self.handle, text.as_mut_ptr().cast(), text.len()) };
-            let need = usize::try_from(need).ok()?;
-            if need < text.len() {
-                let json = CStr::from_bytes_until_nul(&text).ok()?;
-                return serde_json::from_slice(json.to_bytes()).ok();
-            }
-            text.resize((need + 1).min(RAILS_TEXT_MAX), 0);
-        }
-        None
+        let text = long_text(|at, len| {
+            // SAFETY: the engine is alive and `at` has `len` bytes.
+            unsafe { rails(self.handle, at, len) }
+        })?;
+        serde_json::from_str(&text).ok()
     }
+
+    /// What has happened to the rails after the event `since` (0: from the start); None when this library
+    /// cannot tell.
+    pub(crate) fn events(&self, since: u64) -> Option<Vec<RailEvent>> {
+        let events = self.lib.events?;
+        let text = long_text(|at, len| {
+            // SAFETY: the engine is alive and `at` has `len` bytes.
+            unsafe { events(self.handle, since, at, len) }
+        })?;
+        serde_json::from_str(&text).ok()
+    }
+
+    /// Takes a rail out of use by hand, or back in.
+    pub(crate) fn drain(&self, rail: &str, on: bool) -> Result<()> {
+        self.lib.need_rails(false, true)?;
+        let Some(drain) = self.lib.drain else { return Ok(()) };
+        let name = c_string(rail)?;
+        // SAFETY: the engine is alive; the string outlives the call.
+        let rc = unsafe { drain(self.handle, name.as_ptr(), c_int::from(on)) };
+        if rc < 0 { Err(self.lib.failed("tent_rail_drain", rc)) } else { Ok(()) }
+    }
+}
+
+/// Text from a function that, as snprintf, writes what fits and returns the length it needs.
+fn long_text(write: impl Fn(*mut c_char, usize) -> c_int) -> Option<String> {
+    let mut text = vec![0u8; TEXT_FIRST];
+    // It may have grown between two calls, so the size is asked for more than once.
+    for _ in 0..4 {
+        let need = usize::try_from(write(text.as_mut_ptr().cast(), text.len())).ok()?;
+        if need < text.len() {
+            return CStr::from_bytes_until_nul(&text).ok()?.to_str().ok().map(str::to_string);
+        }
+        text.resize((need + 1).min(TEXT_MAX), 0);
+    }
+    None
 }
 
 impl Drop for Engine {
@@ -447,7 +479,8 @@ fn c_string(text: &str) -> Result<CString> {
 const NAME: &str = "libtransfer_engine.so";
 const ERR_ADDRESS_OVERLAPPED: c_int = -7;
 const INVALID_BATCH: u64 = u64::MAX;
-const RAILS_TEXT_MAX: usize = 16 << 20;
+const TEXT_FIRST: usize = 1 << 14;
+const TEXT_MAX: usize = 16 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -475,9 +508,17 @@ mod tests {
     }
 
     #[test]
-    fn rails_with_missing_fields_are_read() {
-        let rails: Vec<Rail> =
-            serde_json::from_str(r#"[{"rail":"tcp0","write_bytes":5,"other":1}]"#).unwrap();
-        assert_eq!((rails[0].rail.as_str(), rails[0].write_bytes), ("tcp0", 5));
+    fn long_texts_are_asked_for_again() {
+        let full = "x".repeat(TEXT_FIRST * 3);
+        let text = long_text(|at, len| {
+            let n = full.len().min(len - 1);
+            // SAFETY: `at` has `len` bytes, and `n` is less.
+            let out = unsafe { std::slice::from_raw_parts_mut(at.cast::<u8>(), len) };
+            out[..n].copy_from_slice(&full.as_bytes()[..n]);
+            out[n] = 0;
+            c_int::try_from(full.len()).unwrap()
+        });
+        assert_eq!(text.as_deref(), Some(full.as_str()));
+        assert_eq!(long_text(|_, _| -1), None);
     }
 }

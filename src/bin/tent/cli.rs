@@ -8,6 +8,7 @@ use super::fail::{Fail, Result};
 use super::host;
 use super::node::P2P;
 use super::proto::{Memory, NodeSpec, Wait};
+use super::rails::args::RailsArgs;
 use super::units;
 
 /// Moves bytes between processes over every rail there is, and measures how well.
@@ -29,7 +30,7 @@ pub(crate) enum Command {
     /// Offer a buffer to `tent bench` on other machines
     Target(TargetArgs),
     /// Measure; flags and table as in Mooncake's tebench. Alone it starts its own target
-    Bench(BenchArgs),
+    Bench(Box<BenchArgs>),
     /// Measure against the bounds of this machine (the same as `bench --against limits`)
     Limits(LimitsArgs),
     /// The second process that the other commands start
@@ -76,12 +77,26 @@ pub(crate) struct DemoArgs {
     /// Bytes each way; two buffers of this size are used
     #[arg(long, default_value = "1GiB", value_parser = positive_size)]
     pub(crate) size: u64,
-    /// Bytes per request
-    #[arg(long, default_value = "64MiB", value_parser = positive_size)]
-    pub(crate) block: u64,
+    /// Bytes per request [default: 64MiB, with --rails 8MiB]
+    #[arg(long, value_parser = positive_size)]
+    pub(crate) block: Option<u64>,
     /// Requests in flight
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1024))]
     pub(crate) in_flight: u64,
+    #[command(flatten)]
+    pub(crate) rails: RailsArgs,
+    /// A rail falls to a tenth of its rate: `1@2s`
+    #[arg(long, requires = "rails", value_name = "RAIL@TIME")]
+    pub(crate) slow_rail: Vec<String>,
+    /// A rail dies silently (`hole` in --fault)
+    #[arg(long, requires = "rails", value_name = "RAIL@TIME")]
+    pub(crate) kill_rail: Vec<String>,
+    /// A rail is as it was at the start
+    #[arg(long, requires = "rails", value_name = "RAIL@TIME")]
+    pub(crate) heal: Vec<String>,
+    /// Length of the run [default: 8s, or 2s after the last fault]
+    #[arg(long, requires = "rails", value_parser = seconds)]
+    pub(crate) duration: Option<f64>,
 }
 
 /// What describes one end, as in tebench.
@@ -183,8 +198,9 @@ pub(crate) struct BenchArgs {
     #[arg(long, visible_alias = "check-consistency", num_args = 0..=1, require_equals = true,
           default_value_t = false, default_missing_value = "true", value_name = "BOOL")]
     pub(crate) check: bool,
-    #[arg(long, default_value = "4KiB", value_parser = positive_size)]
-    pub(crate) start_block_size: u64,
+    /// [default: 4KiB; with --rails the size of all requests: 8MiB]
+    #[arg(long, value_parser = positive_size)]
+    pub(crate) start_block_size: Option<u64>,
     #[arg(long, default_value = "64MiB", value_parser = positive_size)]
     pub(crate) max_block_size: u64,
     #[arg(long, default_value_t = 1, value_parser = count())]
@@ -195,9 +211,9 @@ pub(crate) struct BenchArgs {
     pub(crate) start_num_threads: u64,
     #[arg(long, default_value_t = 1, value_parser = count())]
     pub(crate) max_num_threads: u64,
-    /// Seconds per point
-    #[arg(long, default_value_t = 5.0)]
-    pub(crate) duration: f64,
+    /// Seconds per point [default: 5; with --rails at least 2 after the last fault]
+    #[arg(long, value_parser = seconds)]
+    pub(crate) duration: Option<f64>,
     /// Seconds of warm-up before each point
     #[arg(long, default_value_t = 1.0)]
     pub(crate) warmup: f64,
@@ -218,6 +234,12 @@ pub(crate) struct BenchArgs {
     pub(crate) against: Option<String>,
     #[command(flatten)]
     pub(crate) limits: LimitsOnly,
+    #[command(flatten)]
+    pub(crate) rails: RailsArgs,
+    /// Requests in flight
+    #[arg(long, requires = "rails", default_value_t = 4,
+          value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub(crate) in_flight: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -297,6 +319,12 @@ fn positive_size(text: &str) -> std::result::Result<u64, String> {
     }
 }
 
+/// `5`, `0.5`, `8s`, `800ms`.
+fn seconds(text: &str) -> std::result::Result<f64, String> {
+    let plain = text.parse::<f64>().ok().filter(|s| s.is_finite() && *s >= 0.0);
+    plain.map_or_else(|| units::parse_time_us(text).map(|us| units::as_f64(us) / 1e6), Ok)
+}
+
 fn address(text: &str) -> std::result::Result<u64, String> {
     let digits = text.trim_start_matches("0x");
     u64::from_str_radix(digits, 16).map_err(|_| format!("`{text}` is no hexadecimal address"))
@@ -317,7 +345,7 @@ mod tests {
     fn parse(args: &str) -> BenchArgs {
         let args = args.split(' ').map(normalise);
         match Cli::try_parse_from(args).unwrap().command {
-            Command::Bench(bench) => bench,
+            Command::Bench(bench) => *bench,
             other => panic!("{other:?}"),
         }
     }
@@ -335,7 +363,8 @@ mod tests {
              --backend=classic --metadata_type=p2p --duration 1 --rpc_server_port=0",
         );
         assert_eq!(a.op_type, OpType::WriteSeed);
-        assert_eq!((a.start_block_size, a.max_block_size), (65_536, 1 << 20));
+        assert_eq!((a.start_block_size, a.max_block_size), (Some(65_536), 1 << 20));
+        assert_eq!(a.duration, Some(1.0));
         assert!(a.check);
         assert_eq!(a.end.transport.transports(), Some("tcp"));
         assert_eq!(a.end.total_buffer_size, 256 << 20);
@@ -346,6 +375,23 @@ mod tests {
         assert!(!parse("tent bench --check_consistency=false").check);
         assert!(parse("tent bench --check").check);
         assert!(!parse("tent bench").check);
+    }
+
+    #[test]
+    fn weather_needs_rails() {
+        let refused = |args: &str| Cli::try_parse_from(args.split(' ').map(normalise)).is_err();
+        assert!(refused("tent demo --kill-rail 1@2s"));
+        assert!(refused("tent bench --fault x"));
+        assert!(refused("tent demo --rails 17") && refused("tent demo --rails 0"));
+        let a = parse("tent bench --rails 4 --rail_rates 100M,200M,400M,800M --duration 800ms");
+        assert_eq!(a.rails.rates_bps().unwrap(), [100, 200, 400, 800].map(|m| m * 1_000_000));
+        assert!((a.duration.unwrap() - 0.8).abs() < 1e-9);
+        assert_eq!(
+            parse("tent bench --rails 3 --rail-rates 1G").rails.rates_bps().unwrap().len(),
+            3
+        );
+        let fail = parse("tent bench --rails 3 --rail-rates 1G,2G").rails.rates_bps().unwrap_err();
+        assert!(fail.cause.contains("2 rates for 3 rails"), "{fail}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::capi::{Engine, Library, Op, Progress, Rail};
+use super::capi::{Engine, Library, Op, Progress};
 use super::cli::DemoArgs;
 use super::clock;
 use super::fail::{Fail, Result};
@@ -15,6 +15,7 @@ use super::host;
 use super::node::{self, Node, P2P, Remote};
 use super::peer::Peer;
 use super::proto::{Command, NodeInfo, NodeSpec, Range};
+use super::rails::rail::Rail;
 use super::units;
 
 pub(crate) fn run(args: &DemoArgs) -> Result<()> {
@@ -97,7 +98,7 @@ impl<'a> Demo<'a> {
     /// All bytes in one direction, some requests in flight; the seconds it took.
     fn move_bytes(&self, op: Op, name: &str) -> Result<f64> {
         let all = self.node.buffer().whole();
-        let block = self.args.block.min(all.len.div_ceil(4));
+        let block = self.args.block.unwrap_or(BLOCK).min(all.len.div_ceil(4));
         let mut waiting = node::pieces(all, block).peekable();
         let mut flying = VecDeque::new();
         let mut screen = Screen::new(name, all.len);
@@ -196,17 +197,17 @@ fn stalled(last: (Instant, u64), bytes: u64) -> Result<(Instant, u64)> {
 }
 
 fn used(rails: &[Rail]) -> Vec<Rail> {
-    rails.iter().filter(|r| r.read_bytes + r.write_bytes > 0).cloned().collect()
+    rails.iter().filter(|r| r.bytes() > 0).cloned().collect()
 }
 
 fn print_rails(used: &[Rail]) {
-    let total: u64 = used.iter().map(|r| r.read_bytes + r.write_bytes).sum();
+    let total: u64 = used.iter().map(|r| r.bytes()).sum();
     println!(
         "{:<28}{:<10}{:>12}{:>12}{:>8}{:>9}",
         "rail", "transport", "written", "read", "share", "retries"
     );
     for r in used {
-        let share = units::as_f64(r.read_bytes + r.write_bytes) / units::as_f64(total.max(1));
+        let share = units::as_f64(r.bytes()) / units::as_f64(total.max(1));
         println!(
             "{:<28}{:<10}{:>12}{:>12}{:>7.1}%{:>9}",
             r.rail,
@@ -264,6 +265,7 @@ impl Screen {
 }
 
 const BAR: &str = "{prefix}  [{bar:32}] {bytes}/{total_bytes}  {msg}  eta {eta}";
+const BLOCK: u64 = 64 * units::MIB;
 const SEED_WRITE: u64 = 0xa;
 const SEED_READ: u64 = 0xb;
 const STEP_MS: u64 = 20;

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use super::capi::Rail;
 use super::fail::{Fail, Result};
 use super::host;
 use super::memory::SEED_UNTOUCHED;
@@ -12,6 +11,7 @@ use super::peer::Peer;
 use super::proto::{
     Command, Load, Memory, NodeInfo, NodeSpec, Outcome, Plan, Range, Streamed, Vitals,
 };
+use super::rails::rail::Rail;
 use super::units;
 
 /// The engine in two processes.
@@ -164,7 +164,7 @@ fn per_gb(before: [Vitals; 2], after: [Vitals; 2], bytes: u64) -> f64 {
 }
 
 fn describe(rails: &[Rail], wanted: &str) -> String {
-    let used: Vec<_> = rails.iter().filter(|r| r.read_bytes + r.write_bytes > 0).collect();
+    let used: Vec<_> = rails.iter().filter(|r| r.bytes() > 0).collect();
     let others: Vec<_> =
         used.iter().map(|r| r.transport.as_str()).filter(|t| *t != wanted).collect();
     let retries: u64 = used.iter().map(|r| r.retried_slices).sum();

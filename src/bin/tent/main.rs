@@ -18,6 +18,7 @@ mod os;
 mod pattern;
 mod peer;
 mod proto;
+mod rails;
 mod raw;
 mod stats;
 mod target;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> fail::Result<()> {
     match command {
+        Command::Demo(args) if args.rails.rails.is_some() => rails::demo(&args),
         Command::Demo(args) => {
             choose(&args.transport);
             demo::run(&args)
@@ -55,7 +57,8 @@ fn run(command: Command) -> fail::Result<()> {
             choose(&args.end.transport);
             target::run(&args)
         }
-        Command::Bench(args) if args.against.is_some() => limits::run(&limits::Wish::from(&args)),
+        Command::Bench(args) if args.rails.rails.is_some() => rails::bench(&args),
+        Command::Bench(args) if args.against.is_some() => limits::run(&limits::Wish::from(&*args)),
         Command::Bench(args) => {
             choose(&args.end.transport);
             bench::run(&args)

@@ -1,5 +1,6 @@
 //! The system calls of the command, made safe to call: memory maps, copies between processes, sockets on
-//! raw memory, CPU time. No decisions. The only places with unsafe code are here, `memory` and `capi`.
+//! raw memory, CPU time. No decisions. The only places with unsafe code are here, `memory`, `capi` and
+//! `rails::net`.
 #![allow(unsafe_code, reason = "system calls; each block says what it relies on")]
 
 use std::ffi::c_void;
@@ -160,12 +161,35 @@ pub(crate) fn host_s() -> f64 {
     read_clock(libc::CLOCK_MONOTONIC)
 }
 
+/// The same in nanoseconds.
+pub(crate) fn host_ns() -> u64 {
+    let (s, ns) = clock_parts(libc::CLOCK_MONOTONIC);
+    s * 1_000_000_000 + ns
+}
+
+/// The same in microseconds.
+pub(crate) fn host_us() -> u64 {
+    host_ns() / 1000
+}
+
 fn read_clock(clock: libc::clockid_t) -> f64 {
+    let (s, ns) = clock_parts(clock);
+    units::as_f64(s) + units::as_f64(ns) / 1e9
+}
+
+fn clock_parts(clock: libc::clockid_t) -> (u64, u64) {
     let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `t` is ours and lives through the call; these clocks exist on every Linux.
     unsafe { libc::clock_gettime(clock, &raw mut t) };
-    let part = |n: i64| units::as_f64(u64::try_from(n).unwrap_or(0));
-    part(t.tv_sec) + part(t.tv_nsec) / 1e9
+    (u64::try_from(t.tv_sec).unwrap_or(0), u64::try_from(t.tv_nsec).unwrap_or(0))
+}
+
+/// Columns of the terminal that standard output is; None if it is none.
+pub(crate) fn terminal_columns() -> Option<usize> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: `size` is ours and lives through the call; on anything but a terminal it is an error.
+    let rc = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
+    (rc == 0 && size.ws_col > 0).then_some(usize::from(size.ws_col))
 }
 
 /// Waits until there is something to read (or the other end is gone); false after `timeout`.
@@ -200,9 +224,15 @@ pub(crate) fn allow_copies() {
 /// The list of transports an engine may use, read when it is made.
 pub(crate) const TRANSPORTS: &str = "TENT_TRANSPORTS";
 
-/// Sets a variable that the library reads when an engine is made. To be called from `main` before the
-/// first thread.
+/// Sets a variable that the library reads when an engine is made. To be called by the first thread before
+/// it makes any other, and before a library is loaded.
 pub(crate) fn set_variable(name: &str, value: &str) {
-    // SAFETY: the caller is `main` before any thread, so nobody reads the environment meanwhile.
+    // SAFETY: there is no other thread yet, so nobody reads the environment meanwhile.
     unsafe { std::env::set_var(name, value) };
+}
+
+/// Forgets one; as with `set_variable`.
+pub(crate) fn remove_variable(name: &str) {
+    // SAFETY: as above.
+    unsafe { std::env::remove_var(name) };
 }

@@ -24,6 +24,12 @@ pub(crate) struct Peer {
 impl Peer {
     /// `transports` goes to the worker's engine; None leaves the environment as it is.
     pub(crate) fn spawn(lib: Option<&Path>, transports: Option<&str>) -> Result<Self> {
+        let transports = transports.map(|list| (os::TRANSPORTS, list.to_string()));
+        Self::spawn_with(lib, transports.as_slice())
+    }
+
+    /// `variables` are set in the worker's environment, beside what it inherits.
+    pub(crate) fn spawn_with(lib: Option<&Path>, variables: &[(&str, String)]) -> Result<Self> {
         let fail = |e: std::io::Error| Fail::system("cannot start a second process", &e, "");
         let exe = std::env::current_exe().map_err(fail)?;
         let mut command = std::process::Command::new(exe);
@@ -31,9 +37,7 @@ impl Peer {
         if let Some(lib) = lib {
             command.arg("--lib").arg(lib);
         }
-        if let Some(transports) = transports {
-            command.env(os::TRANSPORTS, transports);
-        }
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
         let mut child = command.spawn().map_err(fail)?;
         let (input, output) = (child.stdin.take(), child.stdout.take());
         let Some(output) = output else {

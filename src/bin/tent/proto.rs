@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::capi::Op;
 use super::os::Way;
+use super::rails::relay::LinkSpec;
+use super::rails::script::Fault;
 use super::stats::Summary;
 
 /// Bytes of a buffer, from its start.
@@ -192,6 +194,17 @@ pub(crate) enum Command {
         block: u64,
         cycle: u64,
     },
+    /// Make a relay for each link: their ports
+    RelayStart {
+        links: Vec<LinkSpec>,
+    },
+    /// Let something happen to a link: when it did, in microseconds of the host's clock
+    RelayApply {
+        rail: usize,
+        fault: Fault,
+    },
+    /// A list of `Carried`
+    RelayCarried,
 }
 
 /// The answer to a command.

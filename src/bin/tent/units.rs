@@ -42,6 +42,71 @@ pub(crate) fn size(bytes: u64) -> String {
     }
 }
 
+/// Reads a rate in bits per second, as links are sold: `400M`, `1.5G`, `100Mbit/s`, `64000`. Letters count
+/// in 1000.
+pub(crate) fn parse_rate(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is no rate: write bits per second, such as 400M or 1.5G");
+    let text = text.trim();
+    let short = ["bit/s", "bps"].iter().find_map(|unit| text.strip_suffix(unit)).unwrap_or(text);
+    let digits = short.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match short[digits.len()..].to_ascii_lowercase().as_str() {
+        "" => 1.0,
+        "k" => 1e3,
+        "m" => 1e6,
+        "g" => 1e9,
+        _ => return Err(wrong()),
+    };
+    let rate = decimal(digits).ok_or_else(wrong)? * factor;
+    if (SLOWEST_BPS..=FASTEST_BPS).contains(&rate) {
+        return Ok(round(rate));
+    }
+    Err(format!(
+        "`{text}` is out of range: from {} to {}",
+        rate_bps(8_000),
+        rate_bps(100_000_000_000)
+    ))
+}
+
+/// Reads `2s`, `2.5s`, `800ms` or `3` (seconds): microseconds.
+pub(crate) fn parse_time_us(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let number = |unit, us| text.strip_suffix(unit).and_then(decimal).map(|n| n * us);
+    let us = number("ms", 1e3).or_else(|| number("s", 1e6)).or_else(|| number("", 1e6));
+    match us {
+        Some(us) if us <= LONGEST_US => Ok(round(us)),
+        Some(_) => Err(format!("`{text}` is too long: at most a day")),
+        None => Err(format!("`{text}` is no time: write 2s, 2.5s or 800ms")),
+    }
+}
+
+/// Digits with at most one point; no sign, no exponent.
+fn decimal(text: &str) -> Option<f64> {
+    let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    if plain { text.parse().ok() } else { None }
+}
+
+/// `400 Mbit/s`, `1.5 Gbit/s`.
+pub(crate) fn rate_bps(bps: u64) -> String {
+    let (number, letter) = rate_parts(bps);
+    format!("{number} {letter}bit/s")
+}
+
+/// `400M`, `1.5G`, as it is typed.
+pub(crate) fn short_rate(bps: u64) -> String {
+    let (number, letter) = rate_parts(bps);
+    format!("{number}{}", letter.to_ascii_uppercase())
+}
+
+fn rate_parts(bps: u64) -> (String, char) {
+    let (unit, letter) = match bps {
+        1_000_000_000.. => (1e9, 'G'),
+        1_000_000.. => (1e6, 'M'),
+        _ => (1e3, 'k'),
+    };
+    let text = format!("{:.2}", as_f64(bps) / unit);
+    (text.trim_end_matches('0').trim_end_matches('.').to_string(), letter)
+}
+
 /// 1e9 bytes per second; zero when no time passed.
 pub(crate) fn gb_per_s(bytes: u64, secs: f64) -> f64 {
     if secs > 0.0 { as_f64(bytes) / secs / 1e9 } else { 0.0 }
@@ -62,6 +127,9 @@ pub(crate) fn round(x: f64) -> u64 {
     x.round() as u64
 }
 
+const SLOWEST_BPS: f64 = 8e3;
+const FASTEST_BPS: f64 = 1e11;
+const LONGEST_US: f64 = 86_400e6;
 pub(crate) const KIB: u64 = 1 << 10;
 pub(crate) const MIB: u64 = 1 << 20;
 pub(crate) const GIB: u64 = 1 << 30;
@@ -99,6 +167,36 @@ mod tests {
     fn sizes_read_back() {
         for bytes in [1, 4096, 64 * MIB, 3 * MIB + 512 * KIB, 5 * GIB / 4] {
             assert_eq!(parse_size(&size(bytes)), Ok(bytes));
+        }
+    }
+
+    #[test]
+    fn link_rates_count_in_thousands() {
+        for (text, bps) in [
+            ("400M", 400_000_000),
+            ("1.5G", 1_500_000_000),
+            ("100Mbit/s", 100_000_000),
+            ("64kbps", 64_000),
+            ("8000", 8000),
+        ] {
+            assert_eq!(parse_rate(text), Ok(bps), "{text}");
+            assert_eq!(parse_rate(&rate_bps(bps).replace(' ', "")), Ok(bps), "{text}");
+            assert_eq!(parse_rate(&short_rate(bps)), Ok(bps), "{text}");
+        }
+        for text in ["", "M", "-1M", "4MB", "1e9", "0", "1T", "900G", "1..2M", "NaN"] {
+            assert!(parse_rate(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn times_have_units() {
+        for (text, us) in
+            [("2s", 2_000_000), ("2.5s", 2_500_000), ("800ms", 800_000), ("3", 3_000_000), ("0", 0)]
+        {
+            assert_eq!(parse_time_us(text), Ok(us), "{text}");
+        }
+        for text in ["", "s", "-1s", "2m", "1e3s", "9999999s", "two", "2 s s"] {
+            assert!(parse_time_us(text).is_err(), "{text}");
         }
     }
 

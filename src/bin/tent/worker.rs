@@ -1,5 +1,5 @@
 //! The worker's side of the conversation: reads a command, does it, answers with one line. It serves as
-//! target, as initiator with other settings, and as the raw bound; it ends with its input.
+//! target, as initiator with other settings, as the raw bound and as the relays; it ends with its input.
 
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
@@ -12,13 +12,14 @@ use super::memory::Buffer;
 use super::node::{Node, Remote};
 use super::os;
 use super::proto::{Answer, Command, NodeSpec, Vitals};
+use super::rails::relay::Relays;
 use super::raw::Raw;
 
 /// Serves standard input until its end.
 pub(crate) fn serve(lib: Option<PathBuf>) -> Result<()> {
     os::die_with_parent();
     os::allow_copies();
-    let mut worker = Worker { lib, node: None, remote: None, raw: Raw::default() };
+    let mut worker = Worker { lib, node: None, remote: None, raw: Raw::default(), relays: None };
     for line in std::io::stdin().lock().lines() {
         let Ok(line) = line else { break };
         let answer = match worker.handle(&line) {
@@ -46,6 +47,7 @@ struct Worker {
     node: Option<Node>,
     remote: Option<Remote>,
     raw: Raw,
+    relays: Option<Relays>,
 }
 
 impl Worker {
@@ -72,6 +74,14 @@ impl Worker {
             Command::Vitals => value(vitals()),
             Command::Rails => value(self.node()?.engine().rails()),
             Command::Reregister => value(self.node()?.reregister_us()?),
+            Command::RelayStart { links } => {
+                let relays = Relays::start(&links)?;
+                let ports = relays.ports().to_vec();
+                self.relays = Some(relays);
+                value(ports)
+            }
+            Command::RelayApply { rail, fault } => value(self.relays()?.apply(rail, fault)?),
+            Command::RelayCarried => value(self.relays()?.carried()?),
             raw => self.raw.handle(raw),
         }
     }
@@ -86,6 +96,12 @@ impl Worker {
 
     fn node(&self) -> Result<&Node> {
         self.node.as_ref().ok_or_else(|| Fail::usage("no engine was made", "workers are internal"))
+    }
+
+    fn relays(&self) -> Result<&Relays> {
+        self.relays
+            .as_ref()
+            .ok_or_else(|| Fail::usage("there are no relays", "workers are internal"))
     }
 
     fn buffer(&self) -> Result<&Buffer> {
