@@ -19,6 +19,7 @@ mod pattern;
 mod peer;
 mod proto;
 mod raw;
+mod sim;
 mod stats;
 mod target;
 mod units;
@@ -61,6 +62,7 @@ fn run(command: Command) -> fail::Result<()> {
             bench::run(&args)
         }
         Command::Limits(args) => limits::run(&limits::Wish::from(&args)),
+        Command::Sim(args) => sim::run(&args),
         Command::Worker(args) => worker::serve(args.lib),
     }
 }
