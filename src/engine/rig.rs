@@ -6,13 +6,15 @@ use crate::config::Config;
 use crate::engine::TaskStatus;
 use crate::engine::batch::{Batch, Batches, Follow, OnEnd, Spec, Task, TaskRef};
 use crate::engine::core::end_overdue;
-use crate::engine::driver::{Driver, RailMaker, RailSpec, URGENT_EXTRA};
+use crate::engine::driver::{Driver, RailMaker, RailSpec, limits};
 use crate::engine::lane::LaneShared;
-use crate::engine::peer::{Link, Peer};
+use crate::engine::peer::{Link, Peer, RailFigures};
 use crate::engine::progress::{Progress, Stop};
 use crate::engine::submit::{Way, route};
 use crate::error::Result;
+use crate::event::{EventLog, RailEvent};
 use crate::id::Incarnation;
+use crate::sched::spray::{self, Limits};
 use crate::segment::{Access, Buffer, HostIdentity, Permission, SegmentDesc, TentFacts};
 use crate::slice::{Class, Op, TransportKind, TransportMask};
 use crate::sync::lock;
@@ -27,6 +29,8 @@ use std::time::Duration;
 pub(crate) struct RigRail {
     pub(crate) lane: usize,
     pub(crate) name: String,
+    /// 0 is best.
+    pub(crate) tier: u8,
     pub(crate) target: RailTarget,
 }
 
@@ -48,13 +52,33 @@ pub(crate) struct Wish {
 pub(crate) struct Ticket(Arc<Batch>);
 
 /// What the engine says of one rail.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct RigFigures {
-    pub(crate) name: String,
-    pub(crate) up: bool,
-    pub(crate) in_flight: u64,
-    /// Most bytes that may be in flight (I5).
-    pub(crate) limit: u64,
+#[derive(Debug, Clone)]
+pub(crate) struct RigFigures(Arc<RailFigures>);
+
+impl RigFigures {
+    pub(crate) fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Whether it takes pieces.
+    pub(crate) fn is_open(&self) -> bool {
+        self.0.state().is_open()
+    }
+
+    /// Bytes posted and not completed, in one direction.
+    pub(crate) fn in_flight(&self, op: Op) -> u64 {
+        self.0.flows[op as usize].in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that had to be sent again elsewhere.
+    pub(crate) fn retried(&self) -> u64 {
+        self.0.retried_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Pieces that were sent over another rail too, for they were late.
+    pub(crate) fn hedged(&self) -> u64 {
+        self.0.hedged.load(Ordering::Relaxed)
+    }
 }
 
 /// Knows the rails instead of network interfaces, and tells lanes without waking threads.
@@ -63,6 +87,7 @@ struct Table {
     shared: Vec<LaneShared>,
     /// By peer.
     rails: Mutex<Vec<Vec<RigRail>>>,
+    events: EventLog,
 }
 
 impl RailMaker for Table {
@@ -72,6 +97,7 @@ impl RailMaker for Table {
         let spec = |rail: &RigRail| RailSpec {
             kind: TransportKind::Tcp,
             name: rail.name.clone(),
+            tier: rail.tier,
             target: rail.target.clone(),
         };
         all.iter().filter(|rail| rail.lane == lane).map(spec).collect()
@@ -81,6 +107,10 @@ impl RailMaker for Table {
         for (index, shared) in self.shared.iter().enumerate() {
             shared.tell(index, peer);
         }
+    }
+
+    fn event(&self, event: RailEvent) {
+        self.events.add(event);
     }
 }
 
@@ -102,22 +132,22 @@ pub(crate) struct Rig {
     on_end: Arc<dyn OnEnd>,
     /// When the deadlines are looked at next.
     look: Instant,
-    limit: u64,
+    limits: Limits,
 }
 
 impl Rig {
     /// An engine whose lane `i` owns `transports[i]`.
     pub(crate) fn new(config: &Config, transports: Vec<Vec<Box<dyn Transport>>>) -> Self {
         let shared = transports.iter().map(|_| LaneShared::default()).collect();
-        let table = Arc::new(Table { shared, rails: Mutex::default() });
+        let (rails, events) = (Mutex::default(), EventLog::default());
+        let table = Arc::new(Table { shared, rails, events });
         let maker: Arc<dyn RailMaker> = Arc::<Table>::clone(&table);
         let driver =
             |(lane, transports)| Driver::new(lane, 1, transports, Arc::downgrade(&maker), config);
         let drivers = transports.into_iter().enumerate().map(driver).collect();
         let (batches, on_end) = (Batches::new(1), Arc::new(Silent));
-        // the last piece may go beyond the window, and urgent ones somewhat further
-        let limit = config.tcp_window + config.tcp_piece + URGENT_EXTRA;
-        Self { table, drivers, peers: Vec::new(), batches, on_end, look: Instant::NEVER, limit }
+        let (peers, look, limits) = (Vec::new(), Instant::NEVER, limits(config, u64::MAX));
+        Self { table, drivers, peers, batches, on_end, look, limits }
     }
 
     /// A peer whose memory from `base` on, `len` bytes, may be read and written with `key`.
@@ -159,7 +189,7 @@ impl Rig {
                 task.piece_over(0, true); // nothing to land: it has completed
                 continue;
             }
-            if let Way::By(way) = route(&task.task().spec) {
+            if let Way::By(way) = route(&task.task().spec, now) {
                 task.task().spec.route.set(way).ok();
                 peer.work.push(std::slice::from_ref(task));
                 self.table.tell(peer, TransportKind::Tcp);
@@ -242,8 +272,13 @@ impl Rig {
     }
 
     /// When something is to be done though nothing happens.
-    pub(crate) fn next_wake(&self) -> Instant {
-        self.drivers.iter().map(Driver::next_wake).min().unwrap_or(Instant::NEVER).min(self.look)
+    pub(crate) fn next_wake(&mut self) -> Instant {
+        self.drivers
+            .iter_mut()
+            .map(Driver::next_wake)
+            .min()
+            .unwrap_or(Instant::NEVER)
+            .min(self.look)
     }
 
     /// Whether nothing is posted on any lane.
@@ -258,14 +293,17 @@ impl Rig {
 
     /// What the engine says of the rails to a peer.
     pub(crate) fn figures(&self, peer: usize) -> Vec<RigFigures> {
-        let figures = self.peers[peer].figures();
-        let view = |f: &Arc<crate::engine::peer::RailFigures>| RigFigures {
-            name: f.name.clone(),
-            up: f.up.load(Ordering::Relaxed),
-            in_flight: f.in_flight.load(Ordering::Relaxed),
-            limit: self.limit,
-        };
-        figures.iter().map(view).collect()
+        self.peers[peer].figures().iter().map(|f| RigFigures(Arc::clone(f))).collect()
+    }
+
+    /// Bytes in one direction at which a rail stops to claim (I5).
+    pub(crate) fn window(&self, rail: &RigFigures, op: Op) -> u64 {
+        spray::window(&rail.0.view(op, rail.0.lane), &self.limits)
+    }
+
+    /// What has happened to rails after event number `seq`.
+    pub(crate) fn events(&self, seq: u64) -> Vec<RailEvent> {
+        self.table.events.since(seq)
     }
 }
 

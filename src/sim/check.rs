@@ -4,6 +4,7 @@
 use super::memory::pattern;
 use super::plan::{Kind, Mode, PATIENCE, Plan, real};
 use super::world::{HOME, HOME_KEY, START, World, host_key};
+use crate::config::Spray;
 use crate::engine::TaskState;
 use crate::engine::rig::{Rig, Ticket, Wish};
 use crate::slice::Op;
@@ -33,12 +34,15 @@ pub(super) struct Checker<'a> {
     looks: u64,
     /// By path: since when it is idle though it should work.
     idle: Vec<Option<Instant>>,
+    /// By path and operation: the window at the last look.
+    windows: Vec<[u64; 2]>,
 }
 
 impl<'a> Checker<'a> {
     pub(super) fn new(plan: &'a Plan) -> Self {
         let idle = vec![None; plan.paths.len()];
-        Self { plan, jobs: Vec::new(), open: Vec::new(), looks: 0, idle }
+        let windows = vec![[0; 2]; plan.paths.len()];
+        Self { plan, jobs: Vec::new(), open: Vec::new(), looks: 0, idle, windows }
     }
 
     /// Tasks were submitted; the number of the first.
@@ -105,10 +109,15 @@ impl<'a> Checker<'a> {
                 None => self.open.push(task),
             }
         }
+        if self.plan.spray == Spray::Pull {
+            self.windows(rig, world);
+        }
         self.looks += 1;
         if self.looks.is_multiple_of(BOOKS) {
             self.books(rig, world);
-            self.idling(rig, world, now);
+            if self.plan.spray == Spray::Pull {
+                self.idling(rig, world, now);
+            }
         }
     }
 
@@ -143,23 +152,40 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// What the engine believes to be in flight is what its transport holds, and not too much (I5).
+    /// What the engine believes to be in flight is what its transport holds (I5).
     fn books(&self, rig: &Rig, world: &mut World) {
         for host in 0..self.plan.hosts {
             for rail in rig.figures(host) {
-                let Some(path) = path_of(&rail.name) else { continue };
-                let held = world.path_bytes(path);
-                if held != rail.in_flight {
-                    let said = rail.in_flight;
-                    world.breach(format!(
-                        "I5: path {path} holds {held} bytes, the engine says {said}"
-                    ));
+                let Some(path) = path_of(rail.name()) else { continue };
+                for op in [Op::Read, Op::Write] {
+                    let (held, said) = (world.held[path as usize][op as usize], rail.in_flight(op));
+                    if held != said {
+                        world.breach(format!(
+                            "I5: {op:?}s on path {path} hold {held} bytes, the engine says {said}"
+                        ));
+                    }
                 }
-                if held > rail.limit {
-                    let limit = rail.limit;
-                    world.breach(format!(
-                        "I5: path {path} holds {held} bytes, its limit is {limit}"
-                    ));
+            }
+        }
+    }
+
+    /// Bulk pieces were posted only where the window had room (I5), give or take what a window changes
+    /// between two looks.
+    fn windows(&mut self, rig: &Rig, world: &mut World) {
+        for host in 0..self.plan.hosts {
+            for rail in rig.figures(host) {
+                let Some(path) = path_of(rail.name()) else { continue };
+                for op in [Op::Read, Op::Write] {
+                    let window = rig.window(&rail, op);
+                    let last = &mut self.windows[path as usize][op as usize];
+                    let most = 2 * window.max(std::mem::replace(last, window)) + WINDOW_SLACK;
+                    let ahead = std::mem::take(&mut world.ahead[path as usize][op as usize]);
+                    if ahead > most {
+                        world.breach(format!(
+                            "I5: path {path} was given more {op:?}s though it held {ahead} bytes, its \
+                             window being {window}"
+                        ));
+                    }
                 }
             }
         }
@@ -173,15 +199,16 @@ impl<'a> Checker<'a> {
             let runs = world.hosts[host].alive && world.hosts[host].stopped_until.is_none();
             let figures = rig.figures(host);
             for rail in &figures {
-                let Some(path) = path_of(&rail.name) else { continue };
-                let others = figures.iter().filter(|f| f.name != rail.name && f.up);
+                let Some(path) = path_of(rail.name()) else { continue };
+                let others = figures.iter().filter(|f| f.name() != rail.name() && f.is_open());
                 let others: f64 =
-                    others.filter_map(|f| path_of(&f.name)).map(|p| world.speed(p)).sum();
+                    others.filter_map(|f| path_of(f.name())).map(|p| world.speed(p)).sum();
+                let held: u64 = world.held[path as usize].iter().sum();
                 let alone = real(SMALL) / world.speed(path) + real(world.round_trip(path));
-                let should = rail.up
+                let should = rail.is_open()
                     && runs
                     && world.is_live(path)
-                    && world.path_bytes(path) == 0
+                    && held == 0
                     && waits > SMALL
                     && alone < real(waits) / others.max(1e-9) / 2.0;
                 let since = self.idle[path as usize].get_or_insert(now);
@@ -211,7 +238,7 @@ impl<'a> Checker<'a> {
             world.breach("I5: slices are in flight after every task has ended".to_owned());
         }
         for path in 0..self.plan.paths.len() {
-            let held = world.path_bytes(u32::try_from(path).unwrap_or(u32::MAX));
+            let held: u64 = world.held[path].iter().sum();
             if held > 0 {
                 world.breach(format!("I5: path {path} holds {held} bytes at the end"));
             }
@@ -273,7 +300,9 @@ impl<'a> Checker<'a> {
 
     /// How long it took, against what the links could have done.
     fn in_time(&self, world: &mut World) {
-        let heals = self.plan.heals() && !self.plan.kinds.contains(&Kind::Kill);
+        let heals = self.plan.heals()
+            && self.plan.spray == Spray::Pull
+            && !self.plan.kinds.contains(&Kind::Kill);
         if !heals || (self.plan.mode == Mode::Safety && !self.plan.kept) {
             return;
         }
@@ -367,6 +396,8 @@ struct Bound {
 const BOUND: Bound = Bound { factor: 16.0, slack_ms: 2_000 };
 /// After the weather a verdict may still come that began in it.
 const GRACE: Duration = Duration::from_secs(2);
+/// What a window may be exceeded by.
+const WINDOW_SLACK: u64 = 64 << 10;
 /// The books are compared at every so manyth look.
 const BOOKS: u64 = 8;
 /// A backlog of so few bytes says nothing about an idle rail.

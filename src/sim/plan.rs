@@ -3,6 +3,7 @@
 use super::link::{Link, LinkState};
 use super::rng::Rng;
 use super::world::{HOME, Nature, World, host_base};
+use crate::config::Spray;
 use crate::engine::rig::Wish;
 use crate::slice::{Class, Op};
 use std::time::Duration;
@@ -47,26 +48,15 @@ pub(super) const FAULTS: [Trait; 9] = [
     Trait { kind: Kind::Loss, name: "loss", heals: true },
     Trait { kind: Kind::Reset, name: "reset", heals: true },
     Trait { kind: Kind::Down, name: "down", heals: true },
-    Trait { kind: Kind::Hole, name: "hole", heals: false },
-    Trait { kind: Kind::HalfHole, name: "half-hole", heals: false },
+    Trait { kind: Kind::Hole, name: "hole", heals: true },
+    Trait { kind: Kind::HalfHole, name: "half-hole", heals: true },
     Trait { kind: Kind::Stop, name: "stop", heals: true },
     Trait { kind: Kind::Kill, name: "kill", heals: true },
     Trait { kind: Kind::Freeze, name: "freeze", heals: true },
 ];
 
-/// A SWITCH TOO: whether the engine posts nothing to a rail that it has given up and that is not down yet.
-/// Such posts are refused and given back, at every turn until the fence stands.
-pub(super) const LEAVES_GIVEN_UP_RAILS: bool = false;
-
 /// DEBTS of the engine: what a breach says that is known and not mended yet. Such runs are counted apart.
-pub(super) const DEBTS: [&str; 2] = [
-    // a piece is given up after some tries, even when other tasks' deadlines broke its rails and a path is
-    // healthy
-    "broke 4 times",
-    // a task that was canceled or failed while a piece of it is on a silent rail: its deadline gives up only
-    // rails of tasks that timed out
-    "tasks are pending and nothing ends them",
-];
+pub(super) const DEBTS: [&str; 0] = [];
 
 /// Something that the weather does.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -94,6 +84,7 @@ pub(super) struct Job {
 pub(super) struct Plan {
     pub(super) seed: u64,
     pub(super) mode: Mode,
+    pub(super) spray: Spray,
     pub(super) lanes: usize,
     pub(super) nature: Nature,
     /// Bytes of each memory.
@@ -128,6 +119,11 @@ impl Plan {
         let mut plan = Self {
             seed,
             mode,
+            spray: if rng.one_in(6) {
+                *rng.pick(&OTHERS).unwrap_or(&Spray::Pull)
+            } else {
+                Spray::Pull
+            },
             lanes: index(rng.within(1, 3)),
             nature,
             room: 0,
@@ -368,6 +364,8 @@ pub(super) fn real(n: u64) -> f64 {
     n as f64
 }
 
+/// Policies besides the one that is meant: they have to be right too.
+const OTHERS: [Spray; 4] = [Spray::Predict2, Spray::Predict3, Spray::RoundRobin, Spray::Static];
 /// Batches in a run.
 const MAX_JOBS: usize = 24;
 /// Deadline of a task that is not in a hurry, nanoseconds.

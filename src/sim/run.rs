@@ -63,7 +63,7 @@ impl<'a> Run<'a> {
             let sim: Box<dyn Transport> = Box::new(SimTransport::new(lane, Arc::clone(&world)));
             vec![sim]
         };
-        let config = Config::default();
+        let config = Config { spray: plan.spray, ..Config::default() };
         let mut rig = Rig::new(&config, (0..plan.lanes).map(transport).collect());
         for host in 0..plan.hosts {
             let rails = rails(plan, host, 0);
@@ -114,7 +114,7 @@ impl<'a> Run<'a> {
     }
 
     /// When the next thing is due.
-    fn next(&self, now: Instant, end: Option<Instant>) -> Instant {
+    fn next(&mut self, now: Instant, end: Option<Instant>) -> Instant {
         let plan = self.plan;
         let job = plan.jobs.get(self.job).map(|job| START.after(job.at));
         let act = plan.weather.get(self.act).map(|(at, _)| START.after(*at));
@@ -226,6 +226,7 @@ pub(super) fn rails(plan: &Plan, host: usize, life: u32) -> Vec<RigRail> {
     let rail = |(index, (path, _)): (usize, (usize, _))| RigRail {
         lane: (host + index) % plan.lanes,
         name: format!("path {path}"),
+        tier: 0,
         target: RailTarget::Sim { path: u32::try_from(path).unwrap_or(u32::MAX), life },
     };
     paths.enumerate().map(rail).collect()
@@ -236,6 +237,6 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// How long is waited after the end for what may land late.
 const AFTERMATH: Duration = Duration::from_secs(3);
 /// Turns in a row that may find something to do without the clock moving.
-const MAX_TURNS: usize = 100_000;
+const MAX_TURNS: usize = 2_000;
 /// Steps of the clock in a run.
 const MAX_STEPS: u64 = 2_000_000;

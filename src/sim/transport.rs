@@ -1,7 +1,6 @@
 //! The transport of a simulated lane: what the contract of `transport.rs` asks, over a [`World`] instead of
 //! sockets. It also watches how the engine uses it.
 
-use super::plan::LEAVES_GIVEN_UP_RAILS;
 use super::world::World;
 use crate::slice::{Capabilities, DownCause, SliceOp, TransportEvent, TransportKind};
 use crate::sync::lock;
@@ -14,8 +13,6 @@ struct SimRail {
     conn: Option<u32>,
     /// The engine has been told that it is up, and not been told or told us otherwise since.
     open: bool,
-    /// The engine has given it up, and has not been told yet that it is down.
-    given_up: bool,
 }
 
 /// See the module.
@@ -74,7 +71,7 @@ impl Transport for SimTransport {
         let mut world = lock(&world);
         let lane = self.lane;
         let entry = *self.rail(rail);
-        if !entry.open || (entry.given_up && LEAVES_GIVEN_UP_RAILS) {
+        if !entry.open {
             world.breach(format!("I4: lane {lane} posts to rail {rail}, which is not up"));
         }
         let Some(conn) = entry.conn else { return 0 };
@@ -94,6 +91,7 @@ impl Transport for SimTransport {
         for (event, bytes) in news {
             match event {
                 TransportEvent::RailUp { rail } => self.rail(rail).open = true,
+                TransportEvent::RailBroken { rail, .. } => self.rail(rail).open = false,
                 TransportEvent::RailDown { rail, .. } => *self.rail(rail) = SimRail::default(),
                 TransportEvent::Done { .. } => {}
             }
@@ -106,9 +104,25 @@ impl Transport for SimTransport {
     fn abort(&mut self, rail: u32) {
         let world = Arc::clone(&self.world);
         let entry = self.rail(rail);
-        entry.given_up = true;
+        entry.open = false;
         if let Some(conn) = entry.conn {
             lock(&world).abort(conn);
+        }
+    }
+
+    fn forsake(&mut self, rail: u32) {
+        let world = Arc::clone(&self.world);
+        let entry = self.rail(rail);
+        entry.open = false;
+        if let Some(conn) = entry.conn {
+            lock(&world).forsake(conn);
+        }
+    }
+
+    fn cancel(&mut self, rail: u32, token: u64) {
+        let world = Arc::clone(&self.world);
+        if let Some(conn) = self.rail(rail).conn {
+            lock(&world).cancel(conn, token);
         }
     }
 

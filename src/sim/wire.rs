@@ -14,8 +14,9 @@ pub(super) struct Piece {
     conn: u32,
     /// Place in the connection's list.
     at: usize,
-    /// The peer has placed it.
+    /// The peer has placed it, or will not.
     placed: bool,
+    revoked: bool,
 }
 
 /// What an item on a link is.
@@ -27,6 +28,10 @@ pub(super) enum Kind {
     Data,
     /// An answer that the range was refused.
     Refuse,
+    /// An answer that it was revoked before.
+    Skipped,
+    /// What is left of a WRITE that was taken back.
+    Empty,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -76,8 +81,6 @@ pub(super) struct Conn {
     /// The peer writes nothing from it any more.
     fenced: bool,
     closed: Instant,
-    /// The initiator wants it gone.
-    given_up: bool,
     cause: DownCause,
 }
 
@@ -89,8 +92,9 @@ impl World {
             Happening::Resume { flow } => self.resume(flow),
             Happening::Knock { conn, tries } => self.knock(conn, tries),
             Happening::Reset { conn, cause } => self.reset(conn, cause),
-            Happening::Seek { conn } => self.seek(conn),
-            Happening::Fenced { conn } => self.fenced(conn),
+            Happening::Fenced { conn, path } => self.fenced(conn, path),
+            Happening::Revoke { by, piece } => self.revoke(by, piece),
+            Happening::Revoked { by, piece } => self.revoked(by, piece),
             Happening::Ghost { conn, op } => self.ghost(conn, &op),
             Happening::Wake { host } => self.wake_host(host),
         }
@@ -113,7 +117,6 @@ impl World {
             pieces: Vec::new(),
             bytes: 0,
             fenced: false,
-            given_up: false,
             closed: Instant::NEVER,
             cause: DownCause::Aborted,
         });
@@ -176,11 +179,16 @@ impl World {
             return false;
         }
         let (lane, rail, at) = (c.lane, c.rail, c.pieces.len());
-        let piece = self.add_piece(Piece { op: *op, conn, at, placed: false });
+        let piece = self.add_piece(Piece { op: *op, conn, at, placed: false, revoked: false });
         let c = &mut self.conns[conn as usize];
         c.pieces.push(piece);
         c.bytes += op.len;
-        self.held[c.path as usize] += op.len;
+        let held = &mut self.held[c.path as usize][op.op as usize];
+        if op.class == Class::Bulk {
+            let ahead = &mut self.ahead[c.path as usize][op.op as usize];
+            *ahead = (*ahead).max(*held);
+        }
+        *held += op.len;
         let (kind, bytes) = match op.op {
             Op::Write => (Kind::Write, self.nature.head + op.len),
             Op::Read => (Kind::Ask, self.nature.head),
@@ -230,7 +238,7 @@ impl World {
         let Some(piece) = self.take_piece(id) else { return };
         let conn = &mut self.conns[piece.conn as usize];
         conn.bytes -= piece.op.len;
-        self.held[conn.path as usize] -= piece.op.len;
+        self.held[conn.path as usize][piece.op.op as usize] -= piece.op.len;
         let (lane, rail, token) = (conn.lane, conn.rail, piece.op.token);
         let moved = if fault.is_none() { piece.op.len } else { 0 };
         let times = match self.nature.sabotage {
@@ -323,9 +331,11 @@ impl World {
         if fenced {
             return;
         }
-        let Some(op) = self.piece(item.piece).map(|p| p.op) else { return };
+        let found = self.piece(item.piece).map(|p| (p.op, p.revoked));
+        let Some((op, revoked)) = found.filter(|_| item.kind != Kind::Empty) else { return };
         let head = self.nature.head.max(1);
         let answer = match item.kind {
+            Kind::Write if revoked => (Kind::Skipped, head),
             _ if !self.admits(host, &op) => (Kind::Refuse, head),
             Kind::Write => {
                 self.place_at_host(host, &op, op.len);
@@ -356,6 +366,7 @@ impl World {
         let Some(op) = self.piece(item.piece).map(|p| p.op) else { return };
         match item.kind {
             Kind::Refuse => self.report(item.piece, Some(SliceFault::Refused)),
+            Kind::Skipped => self.report(item.piece, Some(SliceFault::RailLost)),
             Kind::Data => {
                 let host = self.paths[self.conns[conn as usize].path as usize].host;
                 if !self.hosts[host].alive
@@ -402,15 +413,74 @@ impl World {
         carry(&self.hosts[host].memory, op.remote, &mut self.home, op.local as u64, op.len);
     }
 
-    /// The initiator gives the connection up. A second call, while it is being fenced, ends it without.
+    /// The initiator gives the connection up, or asks for the fence anew.
     pub(super) fn abort(&mut self, conn: u32) {
-        let again = std::mem::replace(&mut self.conns[conn as usize].given_up, true);
         match self.conns[conn as usize].stage {
             Stage::Knocking => self.down(conn, DownCause::Aborted),
             Stage::Open => self.close(conn, DownCause::Aborted),
-            Stage::Closing if again => self.end(conn, SliceFault::RailLostUnfenced),
-            // it broke before, and the fence is being asked for
-            Stage::Closing | Stage::Gone => {}
+            Stage::Closing => self.ask_fence(conn),
+            Stage::Gone => {}
+        }
+    }
+
+    /// The initiator waits for the fence no longer.
+    pub(super) fn forsake(&mut self, conn: u32) {
+        self.abort(conn);
+        if self.conns[conn as usize].stage == Stage::Closing {
+            self.end(conn);
+        }
+    }
+
+    /// The initiator wants a slice to write nothing more. A READ is over at once; a WRITE that has not
+    /// begun to leave is taken back, another is revoked over another connection if there is one.
+    pub(super) fn cancel(&mut self, conn: u32, token: u64) {
+        let pieces = self.conns[conn as usize].pieces.clone();
+        let found = pieces
+            .into_iter()
+            .find_map(|id| self.piece(id).filter(|p| p.op.token == token).map(|p| (id, p.op)));
+        let Some((id, op)) = found.filter(|_| self.conns[conn as usize].stage == Stage::Open)
+        else {
+            return;
+        };
+        let flow = self.conns[conn as usize].flows[0][op.class as usize];
+        let mut waiting = self.flows[flow as usize].items.iter_mut().skip(1);
+        if op.op == Op::Read {
+            return self.report(id, Some(SliceFault::RailLost));
+        }
+        if let Some(item) = waiting.find(|item| item.piece == id) {
+            (item.kind, item.bytes) = (Kind::Empty, self.nature.head.max(1));
+            return self.report(id, Some(SliceFault::RailLost));
+        }
+        let c = &self.conns[conn as usize];
+        let (lane, life, host) = (c.lane, c.life, self.paths[c.path as usize].host);
+        let other = |by: &u32| {
+            let o = &self.conns[*by as usize];
+            let same = o.lane == lane && o.life == life && self.paths[o.path as usize].host == host;
+            *by != conn && same && o.stage == Stage::Open
+        };
+        if let Some(by) = (0..index(self.conns.len())).find(other) {
+            let wait = self.round_trip(self.conns[by as usize].path) / 2;
+            self.plan(wait, Happening::Revoke { by, piece: id });
+        }
+    }
+
+    fn revoke(&mut self, by: u32, piece: u64) {
+        let c = &self.conns[by as usize];
+        let (path, life, open) = (c.path, c.life, c.stage == Stage::Open);
+        let host = &self.hosts[self.paths[path as usize].host];
+        let runs = host.alive && host.life == life && host.stopped_until.is_none();
+        if open && runs && self.is_live(path) {
+            if let Some(piece) = self.piece(piece) {
+                piece.revoked = true;
+            }
+            let wait = self.round_trip(path) / 2;
+            self.plan(wait, Happening::Revoked { by, piece });
+        }
+    }
+
+    fn revoked(&mut self, by: u32, piece: u64) {
+        if self.conns[by as usize].stage == Stage::Open {
+            self.report(piece, Some(SliceFault::RailLost));
         }
     }
 
@@ -445,10 +515,10 @@ impl World {
             }
         }
         if self.conns[conn as usize].pieces.is_empty() {
-            self.down(conn, cause);
-        } else {
-            self.plan(0, Happening::Seek { conn });
+            return self.down(conn, cause);
         }
+        self.inboxes[lane].push((TransportEvent::RailBroken { rail, cause }, 0));
+        self.ask_fence(conn);
     }
 
     fn clear_flows(&mut self, first: u32) {
@@ -467,34 +537,36 @@ impl World {
         }
     }
 
-    /// Asks the peer for the fence over any path that lives, or waits for the peer's own rule.
-    fn seek(&mut self, conn: u32) {
-        let c = &self.conns[conn as usize];
-        if c.stage != Stage::Closing {
-            return;
-        }
-        let host = self.paths[c.path as usize].host;
+    /// Asks the peer for the fence over every path, once; who asks asks again.
+    fn ask_fence(&mut self, conn: u32) {
         if self.nature.sabotage == Some(Sabotage::NoFence) {
-            self.end(conn, SliceFault::RailLost);
-        } else if self.now.since(c.closed) > PEER_RULE {
-            self.fenced(conn);
-        } else if let Some(wait) = self.way_to(host) {
-            self.plan(wait, Happening::Fenced { conn });
-        } else {
-            self.plan(SEEK, Happening::Seek { conn });
+            return self.end(conn);
+        }
+        let host = self.paths[self.conns[conn as usize].path as usize].host;
+        for path in self.ways_to(host) {
+            let wait = self.round_trip(path);
+            self.plan(wait, Happening::Fenced { conn, path });
         }
     }
 
-    fn fenced(&mut self, conn: u32) {
-        self.conns[conn as usize].fenced = true;
-        if self.conns[conn as usize].stage == Stage::Closing {
-            self.end(conn, SliceFault::RailLost);
+    fn fenced(&mut self, conn: u32, path: u32) {
+        let at = self.paths[path as usize].host;
+        let host = &self.hosts[at];
+        let answers = self.is_live(path) && host.stopped_until.is_none();
+        // a process that is gone is fenced, which is known when every path says so
+        let sure = host.alive || {
+            let ways = self.ways_to(at);
+            ways.into_iter().all(|way| self.is_live(way) || self.is_loud(way))
+        };
+        if self.conns[conn as usize].stage == Stage::Closing && answers && sure {
+            self.conns[conn as usize].fenced = true;
+            self.end(conn);
         }
     }
 
-    fn end(&mut self, conn: u32, fault: SliceFault) {
+    fn end(&mut self, conn: u32) {
         for id in self.conns[conn as usize].pieces.clone() {
-            self.report(id, Some(fault));
+            self.report(id, Some(SliceFault::RailLost));
         }
         let cause = self.conns[conn as usize].cause;
         self.down(conn, cause);
@@ -542,8 +614,6 @@ fn float(n: u64) -> f64 {
 const SYN_AGAIN: u64 = 1_000_000_000;
 /// One in so many is sabotaged.
 const SELDOM: u64 = 16;
-/// How often a way for the fence is looked for, nanoseconds.
-const SEEK: u64 = 5_000_000;
 /// What was under way at the end of a connection comes late by up to this, or by up to nearly the peer's
 /// rule, nanoseconds.
 const SOON: u64 = 5_000_000;

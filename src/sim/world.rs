@@ -15,23 +15,52 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(super) enum Happening {
     /// The item at the head of a link may be through, unless the link has changed since.
-    Served { link: u32, version: u64 },
+    Served {
+        link: u32,
+        version: u64,
+    },
     /// An item has crossed its link.
-    Crossed { flow: u32, item: Item },
+    Crossed {
+        flow: u32,
+        item: Item,
+    },
     /// A connection's retransmission timer has run out: its items go on.
-    Resume { flow: u32 },
+    Resume {
+        flow: u32,
+    },
     /// The first packet of a connect arrives, for the n-th time.
-    Knock { conn: u32, tries: u32 },
+    Knock {
+        conn: u32,
+        tries: u32,
+    },
     /// The initiator's kernel learns that a connection is broken.
-    Reset { conn: u32, cause: DownCause },
-    /// A way to fence a closed connection is looked for.
-    Seek { conn: u32 },
-    /// The peer has answered that the connection is fenced.
-    Fenced { conn: u32 },
+    Reset {
+        conn: u32,
+        cause: DownCause,
+    },
+    /// The peer's answer over some path, if that lives: the closed connection is fenced.
+    Fenced {
+        conn: u32,
+        path: u32,
+    },
+    /// A request over another connection that a WRITE be placed no more, and the promise.
+    Revoke {
+        by: u32,
+        piece: u64,
+    },
+    Revoked {
+        by: u32,
+        piece: u64,
+    },
     /// What was sent on a connection before it was closed arrives after all.
-    Ghost { conn: u32, op: Box<SliceOp> },
+    Ghost {
+        conn: u32,
+        op: Box<SliceOp>,
+    },
     /// A host that was stopped goes on.
-    Wake { host: usize },
+    Wake {
+        host: usize,
+    },
 }
 
 /// A happening with its time; the heap has the earliest on top, and among equals the oldest.
@@ -136,8 +165,10 @@ pub(super) struct World {
     pub(super) home: Memory,
     pub(super) conns: Vec<Conn>,
     pub(super) flows: Vec<Flow>,
-    /// Bytes of uncompleted slices, by path.
-    pub(super) held: Vec<u64>,
+    /// Bytes of uncompleted slices, by path and operation.
+    pub(super) held: Vec<[u64; 2]>,
+    /// The most of it that a path had when it was given more bulk, since somebody looked.
+    pub(super) ahead: Vec<[u64; 2]>,
     pub(super) pieces: Vec<(u32, Option<Piece>)>,
     pub(super) free_pieces: Vec<u32>,
     /// By lane: what its transport will report, and the bytes that this moved.
@@ -167,6 +198,7 @@ impl World {
             conns: Vec::new(),
             flows: Vec::new(),
             held: Vec::new(),
+            ahead: Vec::new(),
             pieces: Vec::new(),
             free_pieces: Vec::new(),
             inboxes: vec![Vec::new(); lanes],
@@ -199,7 +231,8 @@ impl World {
 
     pub(super) fn add_path(&mut self, host: usize, out: Vec<u32>, back: Vec<u32>) -> u32 {
         self.paths.push(Path { host, out, back });
-        self.held.push(0);
+        self.held.push([0; 2]);
+        self.ahead.push([0; 2]);
         index(self.paths.len() - 1)
     }
 
@@ -273,11 +306,6 @@ impl World {
         path.out.iter().chain(&path.back).map(|link| self.links[*link as usize].latency).sum()
     }
 
-    /// Bytes of slices that were posted over that path and have not completed.
-    pub(super) fn path_bytes(&self, path: u32) -> u64 {
-        self.held[path as usize]
-    }
-
     /// Bytes per nanosecond that the path carries now, if nobody else uses its links.
     pub(super) fn speed(&self, path: u32) -> f64 {
         let path = &self.paths[path as usize];
@@ -294,13 +322,9 @@ impl World {
         }
     }
 
-    /// A path over which a host that runs answers now, by its round trip.
-    pub(super) fn way_to(&self, host: usize) -> Option<u64> {
-        if self.hosts[host].stopped_until.is_some() {
-            return None;
-        }
-        let paths = (0..index(self.paths.len())).filter(|p| self.paths[*p as usize].host == host);
-        paths.filter(|p| self.is_live(*p)).map(|p| self.round_trip(p)).min()
+    /// The paths to a host.
+    pub(super) fn ways_to(&self, host: usize) -> Vec<u32> {
+        (0..index(self.paths.len())).filter(|p| self.paths[*p as usize].host == host).collect()
     }
 
     /// Changes a link. A link that comes back lets its connections go on when their retransmission timers
