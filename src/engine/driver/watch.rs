@@ -1,7 +1,7 @@
 //! What a lane looks after while nothing happens: rails that fall silent, fences that are not answered,
 //! rails to ask again, pieces that are overdue (D4, D5). Times come from `sched::health`.
 
-use super::{Driver, LaneRail};
+use super::{Driver, LaneRail, WATCH_EVERY};
 use crate::engine::piece::Piece;
 use crate::sched::health::{Cue, State};
 use crate::slice::Op;
@@ -28,6 +28,7 @@ impl Driver {
             }
             done |= self.hedge(&rails, now);
         }
+        self.watched = now;
         self.watch_at = self.next_watch().max(now.after(WATCH_EVERY));
         self.wake_by = self.watch_at;
         done
@@ -81,7 +82,9 @@ impl Driver {
     pub(super) fn share_out(&mut self, number: u32) {
         let mut twins = Vec::new();
         for attempt in self.attempts.iter_mut().flatten() {
-            if attempt.rail == number && attempt.piece.is_alone() && !attempt.piece.is_stopped() {
+            let piece = &attempt.piece;
+            let over = piece.is_stopped() || piece.is_spare();
+            if attempt.rail == number && piece.is_alone() && !over {
                 twins.push(attempt.piece.fork());
             }
         }
@@ -147,7 +150,10 @@ impl Driver {
             let to = to[attempt.op as usize].filter(|to| *to != attempt.rail)?;
             let from = rail(attempt.rail)?;
             let kind = self.transports[from.transport].kind();
-            if from.peer.work.waits_for(kind) || !attempt.piece.is_alone() {
+            let piece = &attempt.piece;
+            // another attempt at what has landed or was stopped would never be posted
+            let over = piece.is_stopped() || piece.is_spare();
+            if from.peer.work.waits_for(kind) || !piece.is_alone() || over {
                 return None;
             }
             (now >= self.due_at(attempt)).then_some((index, to))
@@ -239,8 +245,6 @@ fn nanos(ns: f64) -> Duration {
 
 /// A turn that comes so much later than it was asked for: the process did not run.
 const OVERSLEPT: Duration = Duration::from_millis(3);
-/// Looks come no closer together.
-const WATCH_EVERY: Duration = Duration::from_micros(500);
 /// How often a fence is asked for until it is answered.
 const FENCE_EVERY: Duration = Duration::from_millis(20);
 /// How long a fence is asked for before the rail is given up without: longer than the time after which
