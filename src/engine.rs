@@ -12,6 +12,9 @@ mod notify;
 mod peer;
 mod piece;
 mod progress;
+#[cfg(any(test, feature = "cli"))]
+#[cfg(not(loom))]
+pub(crate) mod rig;
 mod submit;
 mod work;
 

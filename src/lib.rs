@@ -16,6 +16,9 @@ pub mod id;
 pub mod memory;
 pub mod sched;
 pub mod segment;
+#[cfg(any(test, feature = "cli"))]
+#[cfg(not(loom))]
+pub mod sim;
 pub mod slice;
 pub(crate) mod sync;
 pub mod sys;

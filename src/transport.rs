@@ -31,6 +31,14 @@ pub enum RailTarget {
     Tcp(tcp::TcpTarget),
     /// An upstream node over TCP.
     Upstream(tcp::UpstreamTarget),
+    /// A path of the simulator, and which life of the host behind it is meant (D13).
+    #[cfg(any(test, feature = "cli"))]
+    Sim {
+        /// As the simulated world numbers it.
+        path: u32,
+        /// Grows when the host starts anew.
+        life: u32,
+    },
 }
 
 /// One kind of transport, owned by one lane (hence `&mut self`; no locks inside).

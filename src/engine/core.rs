@@ -51,45 +51,51 @@ impl Deadlines {
     /// Ends overdue tasks (I10); returns when to look again.
     fn look(&self, now: Instant) -> Option<Instant> {
         self.next.store(u64::MAX, Ordering::Release);
-        let mut next = u64::MAX;
-        let mut overdue = Vec::new();
-        self.batches.each(|batch| {
-            let earliest = batch.deadline.load(Ordering::Acquire);
-            if earliest > now.0 {
-                next = next.min(earliest);
-                return;
-            }
-            // taken out before the tasks are looked at, so that one that comes meanwhile is not lost
-            batch.deadline.store(u64::MAX, Ordering::Release);
-            let mut rest = u64::MAX;
-            for index in 0..batch.count() {
-                let Some(task) = batch.task(index).filter(|t| !t.progress.state().is_final())
-                else {
-                    continue;
-                };
-                if task.spec.deadline <= now {
-                    let index = u32::try_from(index).unwrap_or(u32::MAX);
-                    overdue.push(TaskRef { batch: Arc::clone(batch), index });
-                    // looked at again until it has ended
-                    rest = rest.min(now.after(AGAIN).0);
-                } else {
-                    rest = rest.min(task.spec.deadline.0);
-                }
-            }
-            next = next.min(batch.deadline.fetch_min(rest, Ordering::AcqRel).min(rest));
-        });
-        for task in &overdue {
-            task.stop(Stop::TimeOut, || "the deadline came first".into());
-        }
+        let (overdue, next) = end_overdue(&self.batches, now);
         if !overdue.is_empty() {
             for peer in self.directory.all() {
                 peer.work.purge();
             }
             self.lanes.overdue();
         }
-        let next = self.next.fetch_min(next, Ordering::AcqRel).min(next);
+        let next = self.next.fetch_min(next.0, Ordering::AcqRel).min(next.0);
         (next != u64::MAX).then_some(Instant(next))
     }
+}
+
+/// Stops the tasks whose deadline has come (I10). Returns those that have not ended yet, of which the
+/// lanes must be told, and when to look again.
+pub(super) fn end_overdue(batches: &Batches, now: Instant) -> (Vec<TaskRef>, Instant) {
+    let mut next = u64::MAX;
+    let mut overdue = Vec::new();
+    batches.each(|batch| {
+        let earliest = batch.deadline.load(Ordering::Acquire);
+        if earliest > now.0 {
+            next = next.min(earliest);
+            return;
+        }
+        // taken out before the tasks are looked at, so that one that comes meanwhile is not lost
+        batch.deadline.store(u64::MAX, Ordering::Release);
+        let mut rest = u64::MAX;
+        for index in 0..batch.count() {
+            let Some(task) = batch.task(index).filter(|t| !t.progress.state().is_final()) else {
+                continue;
+            };
+            if task.spec.deadline <= now {
+                let index = u32::try_from(index).unwrap_or(u32::MAX);
+                overdue.push(TaskRef { batch: Arc::clone(batch), index });
+                // looked at again until it has ended
+                rest = rest.min(now.after(AGAIN).0);
+            } else {
+                rest = rest.min(task.spec.deadline.0);
+            }
+        }
+        next = next.min(batch.deadline.fetch_min(rest, Ordering::AcqRel).min(rest));
+    });
+    for task in &overdue {
+        task.stop(Stop::TimeOut, || "the deadline came first".into());
+    }
+    (overdue, Instant(next))
 }
 
 /// What the RPC port asks of the engine.

@@ -152,6 +152,8 @@ pub(super) struct Driver {
     /// When [`Driver::watch`] has something to do, and by when the last turn asked for the next.
     watch_at: Instant,
     wake_by: Instant,
+    /// When it looked last.
+    watched: Instant,
 }
 
 impl Driver {
@@ -188,6 +190,7 @@ impl Driver {
             views: Default::default(),
             watch_at: Instant::NEVER,
             wake_by: Instant::NEVER,
+            watched: Instant::default(),
         }
     }
 
@@ -224,7 +227,8 @@ impl Driver {
     /// When a turn is needed though nothing happens: a rail to ask again, a silence to notice.
     pub(super) fn next_wake(&mut self) -> Instant {
         if !self.copies {
-            self.watch_at = self.next_watch();
+            // what is due and cannot be done yet would keep the lane from sleeping
+            self.watch_at = self.next_watch().max(self.watched.after(WATCH_EVERY));
             self.wake_by = self.watch_at;
             return self.watch_at;
         }
@@ -631,6 +635,8 @@ const COPY_RUN_BYTES: u64 = 128 << 10;
 const IDLE_TURNS: u32 = 64;
 /// Shortest piece of a large task on a net rail: below, a system call costs more than it carries.
 const SHORTEST: u64 = 16 << 10;
+/// Looks after the rails come no closer together.
+const WATCH_EVERY: Duration = Duration::from_micros(500);
 /// When the rails are looked after first once they have work.
 const WATCH_FIRST: Duration = Duration::from_millis(2);
 /// What a rail that is new or back may have in flight before it has proven itself.

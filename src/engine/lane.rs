@@ -19,7 +19,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// What submitters leave for a lane.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct LaneShared {
     peers: Mutex<Vec<Arc<Peer>>>,
     news: AtomicBool,
@@ -32,6 +32,19 @@ impl LaneShared {
         if self.news.load(Ordering::Relaxed) && self.news.swap(false, Ordering::AcqRel) {
             std::mem::swap(&mut *lock(&self.peers), into);
         }
+    }
+
+    /// Says to lane `index`, whose this is, that work waits for `peer`.
+    pub(super) fn tell(&self, index: usize, peer: &Arc<Peer>) {
+        if !peer.active[index].swap(true, Ordering::SeqCst) {
+            lock(&self.peers).push(Arc::clone(peer));
+            self.news.store(true, Ordering::Release);
+        }
+    }
+
+    /// Says that timed-out tasks still have something under way.
+    pub(super) fn overdue(&self) {
+        self.overdue.store(true, Ordering::Release);
     }
 
     pub(super) fn take_overdue(&self) -> bool {
@@ -97,11 +110,7 @@ impl Lane {
         }
         Ok(Arc::new(Self {
             index,
-            shared: LaneShared {
-                peers: Mutex::new(Vec::new()),
-                news: AtomicBool::new(false),
-                overdue: AtomicBool::new(false),
-            },
+            shared: LaneShared::default(),
             driver: Mutex::new(driver),
             epoll,
             wake,
@@ -147,10 +156,7 @@ impl Lane {
 
     /// Says that work waits for `peer`. Wakes nobody; [`Lane::wake`] does.
     pub(super) fn tell(&self, peer: &Arc<Peer>) {
-        if !peer.active[self.index].swap(true, Ordering::SeqCst) {
-            lock(&self.shared.peers).push(Arc::clone(peer));
-            self.shared.news.store(true, Ordering::Release);
-        }
+        self.shared.tell(self.index, peer);
     }
 
     /// Wakes the thread if it sleeps.
@@ -172,7 +178,7 @@ impl Lane {
 
     /// Tells the lane to give up what its timed-out tasks still have under way.
     pub(super) fn overdue(&self) {
-        self.shared.overdue.store(true, Ordering::Release);
+        self.shared.overdue();
         self.hand_over();
     }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tent::sim::Sabotage;
 
 use super::fail::{Fail, Result};
 use super::host;
@@ -33,6 +34,8 @@ pub(crate) enum Command {
     Bench(Box<BenchArgs>),
     /// Measure against the bounds of this machine (the same as `bench --against limits`)
     Limits(LimitsArgs),
+    /// Run the engine in a simulated network under a simulated clock, by seed
+    Sim(SimArgs),
     /// The second process that the other commands start
     #[command(hide = true)]
     Worker(LibArgs),
@@ -285,6 +288,33 @@ pub(crate) struct LimitsArgs {
     pub(crate) json: bool,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct SimArgs {
+    /// Replay one seed; with --runs, the first of them
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Run so many seeds and print the line that replays each one that fails [default: 2000]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) runs: Option<u64>,
+    #[arg(long, value_enum, default_value_t = SimMode::Safety)]
+    pub(crate) mode: SimMode,
+    /// Print what happened, line by line
+    #[arg(long, requires = "seed", conflicts_with = "runs")]
+    pub(crate) trace: bool,
+    /// Break the simulated world on purpose, to see that the checks find it:
+    /// no-fence, astray, empty, mute, twice
+    #[arg(long, value_parser = sabotage)]
+    pub(crate) sabotage: Option<Sabotage>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SimMode {
+    /// Faults come and go: nothing may be wrong or late, nothing may fail that has a path
+    Safety,
+    /// The weather stops and leaves one path: everything must end well within a bound
+    Liveness,
+}
+
 /// Writes flags the way clap knows them: `--seg_name`, `-seg_name` (as gflags allows) and `--seg-name` are
 /// the same flag. Values are left alone.
 pub(crate) fn normalise(arg: &str) -> String {
@@ -328,6 +358,11 @@ fn seconds(text: &str) -> std::result::Result<f64, String> {
 fn address(text: &str) -> std::result::Result<u64, String> {
     let digits = text.trim_start_matches("0x");
     u64::from_str_radix(digits, 16).map_err(|_| format!("`{text}` is no hexadecimal address"))
+}
+
+fn sabotage(text: &str) -> std::result::Result<Sabotage, String> {
+    let known = Sabotage::ALL.iter().find(|(name, _)| *name == text);
+    known.map(|(_, how)| *how).ok_or_else(|| "none of the names in the help".into())
 }
 
 fn count() -> clap::builder::RangedU64ValueParser {

@@ -20,6 +20,7 @@ mod peer;
 mod proto;
 mod rails;
 mod raw;
+mod sim;
 mod stats;
 mod target;
 mod units;
@@ -64,6 +65,7 @@ fn run(command: Command) -> fail::Result<()> {
             bench::run(&args)
         }
         Command::Limits(args) => limits::run(&limits::Wish::from(&args)),
+        Command::Sim(args) => sim::run(&args),
         Command::Worker(args) => worker::serve(args.lib),
     }
 }

@@ -1,7 +1,7 @@
 //! What a lane looks after while nothing happens: rails that fall silent, fences that are not answered,
 //! rails to ask again, pieces that are overdue (D4, D5). Times come from `sched::health`.
 
-use super::{Driver, LaneRail};
+use super::{Driver, LaneRail, WATCH_EVERY};
 use crate::engine::piece::Piece;
 use crate::sched::health::{Cue, State};
 use crate::slice::Op;
@@ -29,6 +29,7 @@ impl Driver {
             }
             done |= self.hedge(&rails, now);
         }
+        self.watched = now;
         self.watch_at = self.next_watch().max(now.after(WATCH_EVERY));
         self.wake_by = self.watch_at;
         done
@@ -109,7 +110,8 @@ impl Driver {
     pub(super) fn share_out(&mut self, number: u32) {
         let mut twins = Vec::new();
         for attempt in self.attempts.iter_mut().flatten() {
-            if attempt.rail == number && attempt.piece.is_alone() && !attempt.piece.is_stopped() {
+            let piece = &attempt.piece;
+            if attempt.rail == number && piece.is_alone() && !piece.is_stopped() {
                 twins.push(attempt.piece.fork());
             }
         }
@@ -275,8 +277,6 @@ fn nanos(ns: f64) -> Duration {
 const OVERSLEPT: Duration = Duration::from_millis(3);
 /// How often a rail that is silent is looked at for bytes that move.
 const SAMPLE_EVERY: Duration = Duration::from_millis(3);
-/// Looks come no closer together.
-const WATCH_EVERY: Duration = Duration::from_micros(500);
 /// How often a fence is asked for until it is answered.
 const FENCE_EVERY: Duration = Duration::from_millis(20);
 /// How long a fence is asked for before the rail is given up without: longer than the time after which
