@@ -34,8 +34,10 @@ pub(super) fn route(spec: &Spec, now: Instant) -> Way {
 
 fn way(peer: &Peer, remote: u64, len: u64, allowed: TransportMask, now: Instant) -> Way {
     let Some((access, reach)) = peer.reach(remote, len) else { return Way::Unknown };
-    let allowed = peer.usable(allowed, now);
-    plan::choose(reach, allowed).map_or(Way::None, |kind| Way::By(Route::new(kind, access)))
+    // one that was lost just now is better than none
+    let kind =
+        plan::choose(reach, peer.usable(allowed, now)).or_else(|| plan::choose(reach, allowed));
+    kind.map_or(Way::None, |kind| Way::By(Route::new(kind, access)))
 }
 
 /// Queues planned tasks and gets them going. Bounded work for the caller: at most one small piece's copy
