@@ -485,7 +485,9 @@ impl Engine {
         let flows = &rail.flows;
         let net = rail.kind == TransportKind::Tcp;
         let limits = self.core.lanes.limits();
-        let window = |op| if net { spray::window(&rail.view(op, rail.lane), &limits) } else { 0 };
+        let window = |op| {
+            if net { spray::window(&rail.view(op, rail.lane, Instant::now()), &limits) } else { 0 }
+        };
         // the direction that is in use says more
         let measured = if read_bytes > write_bytes { &flows[0] } else { &flows[1] };
         let (last_event, last_event_at) = *lock(&rail.last_event);

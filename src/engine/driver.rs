@@ -435,7 +435,9 @@ impl Driver {
             let flow = &mut rail.flows[op as usize];
             let attempt = Attempt { rail: number, op, posted: now, ahead: flow.in_flight, piece };
             flow.in_flight += attempt.piece.len;
-            rail.figures.flows[op as usize].in_flight.store(flow.in_flight, Ordering::Relaxed);
+            let figures = &rail.figures.flows[op as usize];
+            figures.in_flight.store(flow.in_flight, Ordering::Relaxed);
+            figures.used.store(now.0, Ordering::Relaxed);
             rail.slices += 1;
             match self.free_attempts.pop() {
                 Some(index) => self.attempts[index] = Some(attempt),
@@ -539,6 +541,7 @@ impl Driver {
         let figures = &r.figures.flows[op as usize];
         flow.meter.done(Sample { len, posted, ahead, now, more: flow.in_flight > 0 });
         figures.publish(&flow.meter);
+        figures.used.store(now.0, Ordering::Relaxed);
         flow.clean += len;
         let proven = flow.clean >= flow.cap;
         if proven {

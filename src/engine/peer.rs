@@ -16,6 +16,7 @@ use arc_swap::ArcSwap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
 
 /// How near a peer is.
 #[derive(Debug, Clone)]
@@ -39,6 +40,8 @@ pub(super) struct FlowFigures {
     pub(super) in_flight: AtomicU64,
     /// Slow start: what may be in flight at most.
     pub(super) cap: AtomicU64,
+    /// When something was posted or completed last, in clock nanoseconds.
+    pub(super) used: AtomicU64,
 }
 
 impl FlowFigures {
@@ -93,6 +96,7 @@ impl RailFigures {
             rtt: AtomicU64::new(meter.rtt().to_bits()),
             in_flight: AtomicU64::new(0),
             cap: AtomicU64::new(0),
+            used: AtomicU64::new(0),
         };
         Self {
             name,
@@ -124,20 +128,24 @@ impl RailFigures {
     }
 
     /// The rail as a decision of `lane` about `op` sees it.
-    pub(super) fn view(&self, op: Op, lane: usize) -> RailView {
+    pub(super) fn view(&self, op: Op, lane: usize, now: Instant) -> RailView {
         let flow = &self.flows[op as usize];
+        let used = Instant(flow.used.load(Ordering::Relaxed));
         RailView {
             rate: flow.rate(),
             rtt: flow.rtt(),
             in_flight: flow.in_flight.load(Ordering::Relaxed),
             cap: flow.cap.load(Ordering::Relaxed),
             tier: self.tier,
+            stale: now.since(used) > STALE,
             open: self.state().is_open(),
             own: self.lane == lane,
         }
     }
 }
 
+/// After so long without use a rail may carry something else than it did.
+const STALE: Duration = Duration::from_millis(20);
 /// What a rail is taken to carry before it was measured, in bytes per second.
 pub(super) const RATE_GUESS: f64 = 1.25e8;
 

@@ -18,6 +18,9 @@ pub struct RailView {
     pub cap: u64,
     /// 0 is best; see [`TIER_FACTOR`].
     pub tier: u8,
+    /// Idle for so long that its rate may be an old one: it is given a small piece to show what it carries
+    /// now, though by the tail rule the others would do without.
+    pub stale: bool,
     /// Takes slices now.
     pub open: bool,
     /// Belongs to the lane that asks.
@@ -77,6 +80,9 @@ pub fn pick(rails: &[RailView], rest: u64, queued: u64, limits: &Limits) -> Opti
         }
         let len = piece(rail, rest, rate, limits);
         let others = rate - rail.rate;
+        if rail.stale && len <= limits.shortest {
+            return Some(Pick { rail: index, len });
+        }
         if others > 0.0 {
             let mine = ends(rail, len);
             let theirs = (in_flight - float(rail.in_flight) + float(queued)) / others;
@@ -163,6 +169,7 @@ mod tests {
             in_flight,
             cap: u64::MAX,
             tier: 0,
+            stale: false,
             open: true,
             own: true,
         }
@@ -182,6 +189,10 @@ mod tests {
         let rails = [rail(10.0, 0), rail(800.0, 200 << 10)];
         assert_eq!(pick(&rails, 64 << 10, 64 << 10, &LIMITS), None);
         assert_eq!(pick(&rails, 1 << 30, 1 << 30, &LIMITS).map(|p| p.rail), Some(0));
+        // but when nobody knows what it carries by now it is tried
+        let stale = [RailView { stale: true, ..rails[0] }, rails[1]];
+        let pick_of = pick(&stale, 64 << 10, 64 << 10, &LIMITS);
+        assert_eq!(pick_of, Some(Pick { rail: 0, len: 16 << 10 }));
         // alone it carries everything
         assert_eq!(pick(&rails[..1], 64 << 10, 64 << 10, &LIMITS).map(|p| p.rail), Some(0));
         // a closed one is no help
@@ -213,6 +224,7 @@ mod tests {
                 in_flight,
                 cap,
                 tier,
+                stale: false,
                 open,
                 own,
             },

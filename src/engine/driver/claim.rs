@@ -103,7 +103,7 @@ impl Driver {
             let views = &mut self.views[op as usize];
             views.clear();
             views.extend(figures.iter().map(|f| {
-                let view = f.view(op, self.lane);
+                let view = f.view(op, self.lane, now);
                 spray::RailView { open: view.open && f.kind == kind, ..view }
             }));
         }
@@ -149,7 +149,8 @@ impl Driver {
         if full || !posted {
             self.shut(view);
         }
-        self.views[op as usize][view].in_flight += len;
+        let seen = &mut self.views[op as usize][view];
+        (seen.in_flight, seen.stale) = (seen.in_flight + len, false);
         posted
     }
 
