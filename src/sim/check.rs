@@ -226,8 +226,8 @@ impl<'a> Checker<'a> {
 
     /// Bytes of tasks of a peer that have not ended: no backlog is larger.
     fn waiting(&self, host: usize) -> u64 {
-        let open = self.open.iter().map(|task| &self.jobs[*task].wish);
-        open.filter(|wish| wish.peer == host).map(|wish| wish.len).sum()
+        let open = self.open.iter().map(|task| &self.jobs[*task]);
+        open.filter(|job| job.wish.peer == host && !job.canceled).map(|job| job.wish.len).sum()
     }
 
     /// The end of a run: nothing is under way, nothing has moved since, everything ended in time.

@@ -8,9 +8,11 @@ use super::transport::SimTransport;
 use super::world::{START, World, host_base, host_key};
 use crate::config::Config;
 use crate::engine::rig::{Rig, RigRail};
+use crate::event::RailEvent;
 use crate::sync::lock;
 use crate::time::Instant;
 use crate::transport::{RailTarget, Transport};
+use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -54,6 +56,18 @@ struct Run<'a> {
     /// Our own process does not run until then.
     frozen: Instant,
     steps: u64,
+    /// The last event of the engine that is in the trace.
+    told: u64,
+}
+
+/// An event of the engine in the trace.
+struct Told<'a>(&'a RailEvent);
+
+impl fmt::Display for Told<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RailEvent { peer, rail, what, why, .. } = self.0;
+        write!(f, "{peer} {rail}: {what}{}{why}", if why.is_empty() { "" } else { ", " })
+    }
 }
 
 impl<'a> Run<'a> {
@@ -72,7 +86,7 @@ impl<'a> Run<'a> {
         let check = Checker::new(plan);
         let rng = Rng::new(plan.seed ^ 0x7ea5);
         let (cancels, frozen) = (Vec::new(), Instant(0));
-        Self { plan, world, rig, check, rng, act: 0, job: 0, cancels, frozen, steps: 0 }
+        Self { plan, world, rig, check, rng, act: 0, job: 0, cancels, frozen, steps: 0, told: 0 }
     }
 
     fn finish(mut self) -> Outcome {
@@ -85,7 +99,13 @@ impl<'a> Run<'a> {
             self.submit_and_weather(now);
             if now >= self.frozen {
                 self.turns(now);
-                self.check.look(&self.rig, &mut lock(&self.world), now);
+                let mut world = lock(&self.world);
+                let news = if world.is_traced() { self.rig.events(self.told) } else { Vec::new() };
+                for event in news {
+                    self.told = event.seq;
+                    world.note(|| format!("ENGINE {}", Told(&event)));
+                }
+                self.check.look(&self.rig, &mut world, now);
             }
             let done = self.job == plan.jobs.len()
                 && self.act == plan.weather.len()

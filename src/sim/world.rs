@@ -241,6 +241,10 @@ impl World {
         self.now.since(START)
     }
 
+    pub(super) fn is_traced(&self) -> bool {
+        self.log.is_some()
+    }
+
     /// Writes a line of the trace, if there is one.
     pub(super) fn note(&mut self, text: impl FnOnce() -> String) {
         if let Some(log) = &mut self.log {

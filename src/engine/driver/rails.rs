@@ -119,6 +119,12 @@ impl Driver {
         r.fencing = Some((r.fencing.map_or(now, |f| f.0), now));
         self.transports[transport].abort(u32::try_from(rail).unwrap_or(u32::MAX));
         self.take_events(transport, now);
+        if let Some(Some(r)) =
+            self.rails.get_mut(rail).filter(|r| r.as_ref().is_some_and(|r| r.slices == 0))
+        {
+            // nothing to fence, so it is down by now; or it was before, and nothing more will be told
+            r.fencing = None;
+        }
     }
 
     pub(super) fn take_events(&mut self, transport: usize, now: Instant) {
