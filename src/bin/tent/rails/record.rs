@@ -140,6 +140,13 @@ impl Record {
         longest.max(to_us.saturating_sub(since))
     }
 
+    /// What a request usually took.
+    pub(crate) fn median_request_us(&self) -> Option<u64> {
+        let mut times: Vec<_> = self.requests.iter().map(|r| r.end_us - r.begin_us).collect();
+        times.sort_unstable();
+        times.get(times.len() / 2).copied()
+    }
+
     /// The longest time between two looks: stalls shorter than this may be the machine's.
     pub(crate) fn longest_blink_us(&self) -> u64 {
         self.looks.windows(2).map(|pair| pair[1].us - pair[0].us).max().unwrap_or(0)

@@ -42,6 +42,7 @@ pub(crate) fn json(record: &Record) -> Vec<Value> {
     let mut lines = vec![json!({
         "kind": "rails", "rates_bps": record.rates_bps, "seconds": seconds(record.end_us),
         "bytes": record.bytes(), "gb_per_s": gb_per_s(record), "requests": record.requests.len(),
+        "median_request_us": record.median_request_us(),
         "failed": record.failed, "why_failed": record.why_failed,
         "checked_bytes": record.checked_bytes, "wrong_bytes": record.wrong_bytes,
         "longest_stall_us": record.longest_stall_us(0, record.end_us),
@@ -129,11 +130,12 @@ fn sums(record: &Record) -> Vec<String> {
     let (bytes, us) = (record.bytes(), record.end_us);
     let mut lines = vec![
         format!(
-            "moved {} in {:.1} s = {:.3} GB/s, {} requests, {} failed",
+            "moved {} in {:.1} s = {:.3} GB/s, {} requests of {} ms (median), {} failed",
             units::size(bytes),
             seconds(us),
             gb_per_s(record),
             record.requests.len() as u64 + record.failed,
+            ms(record.median_request_us()),
             record.failed
         ),
         format!(
@@ -194,6 +196,7 @@ mod tests {
             "as built                            0.196       0.200    98.0%         1.0",
             "r1 x0.1 40M                         0.196       0.155   126.5%         1.0",
             "0.500 s slow r1 x0.1           -      0.0        -     1.0     41.0",
+            "1 requests of 41.0 ms (median), 0 failed",
             "longest stall 1.0 ms",
             "0 wrong bytes of 8 MiB checked",
         ] {

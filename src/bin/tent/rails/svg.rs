@@ -24,6 +24,10 @@ pub(crate) fn draw(record: &Record, title: &str) -> String {
 struct Chart<'a> {
     record: &'a Record,
     end_us: u64,
+    marks: Vec<Mark>,
+    /// Where the plot begins, below legend and marks, and its height.
+    plot_top: f64,
+    plot_height: f64,
     /// Bytes per second at the top.
     top: f64,
     unit: (f64, &'static str),
@@ -32,7 +36,13 @@ struct Chart<'a> {
 impl<'a> Chart<'a> {
     fn new(record: &'a Record) -> Self {
         let end_us = record.end_us.max(1000);
-        let mut chart = Self { record, end_us, top: 1.0, unit: (1e6, "MB/s") };
+        let marks = marks(record, end_us);
+        let mark_rows = marks.iter().map(|mark| mark.row + 1).max().unwrap_or(0);
+        let legend_rows = (record.rails() + 1).div_ceil(LEGEND_COLUMNS);
+        let plot_top = LEGEND_TOP + 16.0 * float(legend_rows) + 14.0 * float(mark_rows) + 12.0;
+        let plot_height = HEIGHT - plot_top - 52.0;
+        let unit = (1e6, "MB/s");
+        let mut chart = Self { record, end_us, marks, plot_top, plot_height, top: 1.0, unit };
         let sums = chart.bins().map(|(from, to)| record.rate(from, to));
         let live = edges(record).map(|(_, live)| live);
         let most = sums.chain(live).fold(0.0, f64::max);
@@ -44,11 +54,15 @@ impl<'a> Chart<'a> {
     }
 
     fn x(&self, us: u64) -> f64 {
-        LEFT + units::as_f64(us.min(self.end_us)) / units::as_f64(self.end_us) * PLOT_WIDTH
+        x_of(us, self.end_us)
     }
 
     fn y(&self, rate: f64) -> f64 {
-        TOP + PLOT_HEIGHT - (rate / self.top).clamp(0.0, 1.0) * PLOT_HEIGHT
+        self.bottom() - (rate / self.top).clamp(0.0, 1.0) * self.plot_height
+    }
+
+    fn bottom(&self) -> f64 {
+        self.plot_top + self.plot_height
     }
 
     /// Stretches of equal length, long enough to be calm and short enough to show a stall.
@@ -59,9 +73,9 @@ impl<'a> Chart<'a> {
     }
 
     fn legend(&self, svg: &mut String) {
-        let each = (PLOT_WIDTH / LEGEND_COLUMNS).floor();
+        let each = (PLOT_WIDTH / float(LEGEND_COLUMNS)).floor();
         let place = |at: usize| {
-            let (row, column) = (at / LEGEND_COLUMNS_COUNT, at % LEGEND_COLUMNS_COUNT);
+            let (row, column) = (at / LEGEND_COLUMNS, at % LEGEND_COLUMNS);
             (LEFT + each * float(column), LEGEND_TOP + 16.0 * float(row))
         };
         for rail in 0..self.record.rails() {
@@ -95,14 +109,14 @@ impl<'a> Chart<'a> {
         let step = nice_step(end_s, 10.0);
         for s in (0..).map(|n| f64::from(n) * step).take_while(|s| *s <= end_s + 1e-9) {
             let x = LEFT + s / end_s * PLOT_WIDTH;
-            let y = TOP + PLOT_HEIGHT;
+            let y = self.bottom();
             add(svg, format_args!("<path class=\"axis\" d=\"M{x:.1} {y:.0}v5\"/>"));
             text(svg, "faint", x, y + 19.0, "middle", &short(s));
         }
-        let y = TOP + PLOT_HEIGHT;
+        let y = self.bottom();
         add(svg, format_args!("<path class=\"axis\" d=\"M{LEFT} {y:.0}h{PLOT_WIDTH}\"/>"));
         text(svg, "faint", LEFT + PLOT_WIDTH / 2.0, y + 38.0, "middle", "time (s)");
-        let (x, y) = (LEFT - 46.0, TOP + PLOT_HEIGHT / 2.0);
+        let (x, y) = (LEFT - 46.0, self.plot_top + self.plot_height / 2.0);
         add(
             svg,
             format_args!(
@@ -160,24 +174,41 @@ impl<'a> Chart<'a> {
         add(svg, format_args!("<path class=\"bound\" d=\"{path}H{end}\"/>"));
     }
 
-    /// A line for each fault, its name above the plot, in another row where names would overlap.
+    /// A line for each fault, its name above the plot.
     fn marks(&self, svg: &mut String) {
-        let mut free_from = [0.0; MARK_ROWS];
-        for fault in self.record.applied.iter().filter(|a| a.us <= self.end_us) {
-            let (x, name) = (self.x(fault.us), fault.entry.to_string());
-            let width = float(name.len()) * LETTER + 8.0;
-            let row = free_from.iter().position(|free| *free <= x - width / 2.0);
-            let row = row.unwrap_or(MARK_ROWS - 1);
-            free_from[row] = x + width / 2.0;
-            let y = TOP - 8.0 - 14.0 * float(row);
-            let length = TOP + PLOT_HEIGHT - y - 3.0;
-            add(
-                svg,
-                format_args!("<path class=\"mark\" d=\"M{x:.1} {:.1}v{length:.1}\"/>", y + 3.0),
-            );
-            text(svg, "ink", x, y, "middle", &name);
+        for Mark { us, name, row } in &self.marks {
+            let (x, y) = (self.x(*us), self.plot_top - 8.0 - 14.0 * float(*row));
+            let (begin, length) = (y + 3.0, self.bottom() - y - 3.0);
+            add(svg, format_args!("<path class=\"mark\" d=\"M{x:.1} {begin:.1}v{length:.1}\"/>"));
+            text(svg, "ink", x, y, "middle", name);
         }
     }
+}
+
+/// A fault, named in a row of its own where names would overlap.
+struct Mark {
+    us: u64,
+    name: String,
+    row: usize,
+}
+
+fn marks(record: &Record, end_us: u64) -> Vec<Mark> {
+    let mut free_from = [0.0; MARK_ROWS];
+    let faults = record.applied.iter().filter(|a| a.us <= end_us);
+    faults
+        .map(|fault| {
+            let (x, name) = (x_of(fault.us, end_us), fault.entry.to_string());
+            let half = (float(name.len()) * LETTER + 8.0) / 2.0;
+            let row = free_from.iter().position(|free| *free <= x - half);
+            let row = row.unwrap_or(MARK_ROWS - 1);
+            free_from[row] = x + half;
+            Mark { us: fault.us, name, row }
+        })
+        .collect()
+}
+
+fn x_of(us: u64, end_us: u64) -> f64 {
+    LEFT + units::as_f64(us.min(end_us)) / units::as_f64(end_us) * PLOT_WIDTH
 }
 
 /// When the bound changed, and to what, in bytes per second.
@@ -246,12 +277,9 @@ fn float(n: usize) -> f64 {
 const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 470.0;
 const LEFT: f64 = 70.0;
-const TOP: f64 = 138.0;
 const PLOT_WIDTH: f64 = WIDTH - LEFT - 24.0;
-const PLOT_HEIGHT: f64 = HEIGHT - TOP - 52.0;
 const LEGEND_TOP: f64 = 42.0;
-const LEGEND_COLUMNS: f64 = 6.0;
-const LEGEND_COLUMNS_COUNT: usize = 6;
+const LEGEND_COLUMNS: usize = 6;
 const MARK_ROWS: usize = 3;
 /// Width of a letter of a mark.
 const LETTER: f64 = 6.2;
