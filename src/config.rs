@@ -58,8 +58,8 @@ pub struct Config {
     pub copy_lanes: usize,
     /// Most bytes in flight per TCP rail and direction; the scheduler keeps it below (I5). Default 16 MiB.
     pub tcp_window: u64,
-    /// Longest time that a rail's window holds besides its round trip (D3). Default 1 ms; fast rails take
-    /// less.
+    /// Longest time that a rail's window holds besides its round trip (D3). Default 3 ms, for a busy machine
+    /// lets a lane wait for some of it; fast rails take less.
     pub quantum: Duration,
     /// How pieces are given to rails.
     pub spray: Spray,
@@ -104,7 +104,7 @@ impl Default for Config {
             net_lanes: 0,
             copy_lanes: 0,
             tcp_window: 16 << 20,
-            quantum: Duration::from_millis(1),
+            quantum: Duration::from_millis(3),
             spray: Spray::Pull,
             hedge: true,
             tcp_piece: 1 << 20,
