@@ -51,7 +51,13 @@ pub(crate) fn of(record: &Record) -> Vec<Aftermath> {
 /// One for each stretch of the run.
 pub(crate) fn phases(record: &Record) -> Vec<Phase> {
     let mut edges = vec![0];
-    edges.extend(record.applied.iter().map(|a| a.us).filter(|us| *us < record.end_us));
+    for us in record.applied.iter().map(|a| a.us).filter(|us| *us < record.end_us) {
+        match edges.last_mut() {
+            // faults of one moment begin one phase
+            Some(last) if *last > 0 && us <= *last + SAME_US => *last = us,
+            _ => edges.push(us),
+        }
+    }
     edges.push(record.end_us);
     edges.dedup();
     let phase = |pair: &[u64]| {
@@ -290,6 +296,8 @@ mod tests {
         ];
         let all = of(&record);
         assert_eq!((all[0].reroute_us, all[1].recover_us), (Some(0), Some(0)));
+        let edges: Vec<_> = phases(&record).iter().map(|p| (p.from_us, p.to_us)).collect();
+        assert_eq!(edges, [(0, 1_000_200), (1_000_200, 2_000_000)]);
     }
 
     #[test]

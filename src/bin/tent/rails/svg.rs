@@ -178,7 +178,8 @@ impl<'a> Chart<'a> {
     fn marks(&self, svg: &mut String) {
         for Mark { us, name, row } in &self.marks {
             let (x, y) = (self.x(*us), self.plot_top - 8.0 - 14.0 * float(*row));
-            let (begin, length) = (y + 3.0, self.bottom() - y - 3.0);
+            // not through the names in the rows below
+            let (begin, length) = (self.plot_top - 4.0, self.plot_height + 4.0);
             add(svg, format_args!("<path class=\"mark\" d=\"M{x:.1} {begin:.1}v{length:.1}\"/>"));
             text(svg, "ink", x, y, "middle", name);
         }
