@@ -26,6 +26,8 @@ struct Pending {
     number: u64,
     /// What the lane knows of it: until it is over, which it may be before the peer has answered.
     told: bool,
+    /// Its revocation is under way: that it is refused is the answer to that.
+    revoking: bool,
     /// Not a piece, but the revocation of one: of which rail, and its id there.
     revokes: Option<(u32, u64)>,
 }
@@ -67,6 +69,12 @@ impl PendingTable {
             let pending = pending.filter(|p| p.token == token && !p.told && p.revokes.is_none())?;
             Some((u64::from(*generation) << 32 | index as u64, pending))
         })
+    }
+
+    fn mark_revoking(&mut self, id: u64) {
+        if let Some((_, Some(pending))) = self.entries.get_mut((id & 0xffff_ffff) as usize) {
+            pending.revoking = true;
+        }
     }
 
     /// The lane knows of its end; the peer's answer is still to come.
@@ -224,6 +232,7 @@ impl TcpTransport {
                 lane,
                 number: r.writes[lane],
                 told: false,
+                revoking: false,
                 revokes: None,
             });
             let kind = if op.op == Op::Write { Kind::Write } else { Kind::Read };
@@ -270,7 +279,12 @@ impl TcpTransport {
                 let piece = r.take(lane, head.id).filter(|p| p.op == Op::Write).ok_or(protocol)?;
                 match piece.revokes {
                     Some((of, id)) if head.status == Status::Ok => self.revoked(of, id),
-                    None if !piece.told => self.done(piece.token, fault_of(head.status)),
+                    None if !piece.told => {
+                        let fault = fault_of(head.status);
+                        let revoked =
+                            fault.filter(|_| piece.revoking).map(|_| SliceFault::RailLost);
+                        self.done(piece.token, revoked.or(fault));
+                    }
                     _ => {}
                 }
             }
@@ -361,6 +375,9 @@ impl TcpTransport {
             _ => None,
         };
         let Some(by) = self.rails.iter().enumerate().find_map(other) else { return };
+        if let Some(r) = self.client_rail(of) {
+            r.pending.mark_revoking(id);
+        }
         let lane = Class::Urgent as usize;
         let Some(r) = self.client_rail(by) else { return };
         let Some(key) = r.conns[lane] else { return };
@@ -466,8 +483,17 @@ mod tests {
     fn an_echoed_id_is_taken_once_and_never_another_pieces() {
         let mut table = PendingTable::default();
         let (op, told, revokes) = (Op::Write, false, None);
-        let piece =
-            |token| Pending { token, op, local: 0, len: 1, lane: 0, number: 0, told, revokes };
+        let piece = |token| Pending {
+            token,
+            op,
+            local: 0,
+            len: 1,
+            lane: 0,
+            number: 0,
+            told,
+            revoking: false,
+            revokes,
+        };
         let first = table.insert(piece(1));
         assert_eq!(table.take(first).map(|p| p.token), Some(1));
         assert!(table.take(first).is_none());
