@@ -563,6 +563,10 @@ impl Driver {
             r.figures.retried_bytes.fetch_add(piece.len, Ordering::Relaxed);
         }
         let Some(piece) = piece.again() else { return };
+        if piece.is_poison() {
+            let name = self.rail_name(rail);
+            piece.task.stop(Stop::Fail, || format!("every rail broke on it, {name} last"));
+        }
         if piece.is_stopped() {
             return piece.lost();
         }

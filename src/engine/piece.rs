@@ -12,13 +12,15 @@ pub(super) struct Piece {
     pub(super) task: TaskRef,
     pub(super) offset: u64,
     pub(super) len: u64,
+    /// Attempts that were lost.
+    tries: u32,
     /// Set once there are several attempts at these bytes.
     twin: Option<Arc<Twin>>,
 }
 
 impl Piece {
     pub(super) fn new(task: TaskRef, offset: u64, len: u64) -> Self {
-        Self { task, offset, len, twin: None }
+        Self { task, offset, len, tries: 0, twin: None }
     }
 
     /// It has landed. Only the first of several attempts counts (I2).
@@ -40,7 +42,10 @@ impl Piece {
     /// This attempt is fenced: the piece to try again, unless another attempt is under way or landed.
     pub(super) fn again(mut self) -> Option<Self> {
         match self.twin.take().map_or(End::Counts, |t| t.lost()) {
-            End::Counts => Some(self),
+            End::Counts => {
+                self.tries += 1;
+                Some(self)
+            }
             End::Spare => {
                 self.task.release();
                 None
@@ -54,7 +59,14 @@ impl Piece {
         let twin = self.twin.get_or_insert_with(Arc::default);
         twin.join();
         let twin = Some(Arc::clone(twin));
-        Self { task: self.task.clone(), offset: self.offset, len: self.len, twin }
+        let tries = self.tries + 1;
+        Self { task: self.task.clone(), offset: self.offset, len: self.len, tries, twin }
+    }
+
+    /// Whether it was lost so often that it is the piece, and not the rails: memory that the peer has
+    /// unmapped breaks every connection that it is asked of.
+    pub(super) fn is_poison(&self) -> bool {
+        self.tries > MAX_TRIES
     }
 
     /// Whether all depends on this attempt: no other is under way, and none has landed.
@@ -136,6 +148,8 @@ impl Twin {
     }
 }
 
+/// Times that a piece is posted again.
+const MAX_TRIES: u32 = 16;
 const LANDED: u32 = 1 << 31;
 
 #[cfg(test)]

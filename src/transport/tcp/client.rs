@@ -108,6 +108,8 @@ pub(super) struct ClientRail {
     writes: [u64; 2],
     /// WRITEs of broken connections that wait for the fence, and why the rail broke.
     lost: Vec<Pending>,
+    /// Of these, the one whose own memory was not mapped.
+    unmapped: Option<u64>,
     cause: DownCause,
     /// Connections that ask for it, of this call and the one before.
     fences: [Vec<u64>; 2],
@@ -123,6 +125,7 @@ impl ClientRail {
             under_way: [(0, 0); 2],
             writes: [0; 2],
             lost: Vec::new(),
+            unmapped: None,
             cause: DownCause::Aborted,
             fences: Default::default(),
         }
@@ -416,6 +419,7 @@ impl TcpTransport {
             if piece.op == Op::Read {
                 self.done(piece.token, Some(SliceFault::LocalMemory));
             } else if let Some(r) = self.client_rail(rail) {
+                r.unmapped = Some(piece.token);
                 r.lost.push(piece);
             }
         }
@@ -465,7 +469,9 @@ impl TcpTransport {
             self.remove(key, true);
         }
         for piece in r.lost {
-            self.done(piece.token, Some(SliceFault::RailLost));
+            let unmapped = r.unmapped == Some(piece.token);
+            let fault = if unmapped { SliceFault::LocalMemory } else { SliceFault::RailLost };
+            self.done(piece.token, Some(fault));
         }
         self.events.push(TransportEvent::RailDown { rail, cause });
     }
