@@ -403,4 +403,4 @@ const BOOKS: u64 = 8;
 /// A backlog of so few bytes says nothing about an idle rail.
 const SMALL: u64 = 256 << 10;
 /// How long a rail may be found idle beside a backlog.
-const IDLE: Duration = Duration::from_millis(5);
+const IDLE: Duration = Duration::from_millis(30);

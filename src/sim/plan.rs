@@ -242,7 +242,12 @@ impl Plan {
             }
         }
         self.weather.sort_by_key(|(at, _)| *at);
-        self.calm = self.weather.last().map_or(Duration::ZERO, |(at, _)| *at);
+        let lasts = |act: &Act| match act {
+            Act::Stop { time, .. } | Act::Freeze { time } => *time,
+            _ => Duration::ZERO,
+        };
+        let ends = self.weather.iter().map(|(at, act)| *at + lasts(act));
+        self.calm = ends.max().unwrap_or_default();
         if self.mode == Mode::Liveness {
             // what is not spared does not come back
             let gone = |link: u32| {
