@@ -56,10 +56,7 @@ pub(super) const FAULTS: [Trait; 9] = [
 ];
 
 /// DEBTS of the engine: what a breach says that is known and not mended yet. Such runs are counted apart.
-pub(super) const DEBTS: [&str; 1] = [
-    // a piece that came back is claimed as if the window were twice its length
-    "was given more",
-];
+pub(super) const DEBTS: [&str; 0] = [];
 
 /// Something that the weather does.
 #[derive(Debug, Clone, Copy, PartialEq)]
