@@ -3,11 +3,14 @@
 //! the same run. Bytes really move, between memories of the simulation, and every one is looked at.
 
 mod check;
+mod crowd;
 mod link;
 mod memory;
 mod plan;
 mod rng;
 mod run;
+mod scenario;
+mod stage;
 #[cfg(test)]
 mod tests;
 mod transport;
@@ -16,6 +19,7 @@ mod world;
 
 pub use plan::Mode;
 pub use run::Outcome;
+pub use scenario::{SCENARIOS, scenario};
 pub use world::Sabotage;
 
 /// Runs a seed; with `trace`, what happened is kept line by line.

@@ -311,7 +311,11 @@ impl<'a> Checker<'a> {
         let Some(end) = ends.max() else { return };
         let begin = self.jobs.iter().map(|job| job.submitted).max().unwrap_or(START);
         let begin = begin.max(START.after(self.plan.calm));
-        let bound = BOUND.factor * self.fluid() + real(BOUND.slack_ms) / 1e3;
+        let slack = match self.plan.mode {
+            Mode::Safety => SLACK,
+            Mode::Liveness => SLACK_FIRST,
+        };
+        let bound = FLUIDS * self.fluid() + slack.as_secs_f64();
         let took = end.since(begin).as_secs_f64();
         if took > bound {
             world.breach(format!(
@@ -386,14 +390,12 @@ fn path_of(name: &str) -> Option<u32> {
     name.strip_prefix("path ")?.parse().ok()
 }
 
-/// How much longer than the fluid bound a run may take.
-struct Bound {
-    factor: f64,
-    slack_ms: u64,
-}
-
-/// Windows that are set and not learned put up to 4 MiB on a rail, however slow it is.
-const BOUND: Bound = Bound { factor: 16.0, slack_ms: 2_000 };
+/// How many times the fluid bound a run may take, and how much longer: a lost packet costs 200 ms where there
+/// is one rail.
+const FLUIDS: f64 = 2.0;
+const SLACK: Duration = Duration::from_millis(300);
+/// The same where a first connect may have been lost, which the kernel repeats after a second.
+const SLACK_FIRST: Duration = Duration::from_millis(1800);
 /// After the weather a verdict may still come that began in it.
 const GRACE: Duration = Duration::from_secs(2);
 /// What a window may be exceeded by.
@@ -403,4 +405,4 @@ const BOOKS: u64 = 8;
 /// A backlog of so few bytes says nothing about an idle rail.
 const SMALL: u64 = 256 << 10;
 /// How long a rail may be found idle beside a backlog.
-const IDLE: Duration = Duration::from_millis(5);
+const IDLE: Duration = Duration::from_millis(30);

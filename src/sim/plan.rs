@@ -56,10 +56,7 @@ pub(super) const FAULTS: [Trait; 9] = [
 ];
 
 /// DEBTS of the engine: what a breach says that is known and not mended yet. Such runs are counted apart.
-pub(super) const DEBTS: [&str; 1] = [
-    // a piece that came back is claimed as if the window were twice its length
-    "was given more",
-];
+pub(super) const DEBTS: [&str; 0] = [];
 
 /// Something that the weather does.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -242,7 +239,12 @@ impl Plan {
             }
         }
         self.weather.sort_by_key(|(at, _)| *at);
-        self.calm = self.weather.last().map_or(Duration::ZERO, |(at, _)| *at);
+        let lasts = |act: &Act| match act {
+            Act::Stop { time, .. } | Act::Freeze { time } => *time,
+            _ => Duration::ZERO,
+        };
+        let ends = self.weather.iter().map(|(at, act)| *at + lasts(act));
+        self.calm = ends.max().unwrap_or_default();
         if self.mode == Mode::Liveness {
             // what is not spared does not come back
             let gone = |link: u32| {

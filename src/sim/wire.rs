@@ -6,6 +6,7 @@ use super::world::{HOME, Happening, PEER_RULE, Sabotage, World, index};
 use crate::slice::{Class, DownCause, Op, SliceFault, SliceOp, TransportEvent};
 use crate::time::Instant;
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// A slice under way, or closed and waiting for its fence.
 #[derive(Debug)]
@@ -155,7 +156,12 @@ impl World {
         if self.is_loud(path) {
             return self.down(conn, DownCause::Unreachable);
         }
-        if !self.is_live(path) || host.stopped_until.is_some() {
+        if let Some(until) = host.stopped_until.filter(|_| self.is_live(path)) {
+            // its kernel takes the connection, and the process says hello when it runs again
+            let at = until.after(Duration::from_nanos(self.round_trip(path)));
+            return self.plan_at(at, Happening::Knock { conn, tries });
+        }
+        if !self.is_live(path) {
             // the kernel repeats a connect that was not answered after 1, 2, 4 ... seconds
             return self
                 .plan(SYN_AGAIN << tries.min(6), Happening::Knock { conn, tries: tries + 1 });

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use tent::sim::Sabotage;
+use tent::sim::{SCENARIOS, Sabotage};
 
 use super::fail::{Fail, Result};
 use super::host;
@@ -303,8 +303,14 @@ pub(crate) struct SimArgs {
     pub(crate) trace: bool,
     /// Break the simulated world on purpose, to see that the checks find it:
     /// no-fence, astray, empty, mute, twice
-    #[arg(long, value_parser = sabotage)]
+    #[arg(long, value_parser = sabotage, conflicts_with = "scenario")]
     pub(crate) sabotage: Option<Sabotage>,
+    /// A scenario of size, as a table: each policy against the fluid bound, and times of requests
+    #[arg(long, value_parser = SCENARIOS, conflicts_with_all = ["seed", "runs"])]
+    pub(crate) scenario: Option<String>,
+    /// Only this policy: pull, predict2, predict3, round_robin, static
+    #[arg(long, requires = "scenario")]
+    pub(crate) policy: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

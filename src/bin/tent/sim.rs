@@ -9,6 +9,14 @@ use super::cli::{SimArgs, SimMode};
 use super::fail::{Fail, Result};
 
 pub(crate) fn run(args: &SimArgs) -> Result<()> {
+    if let Some(name) = &args.scenario {
+        let known = sim::scenario(name, args.policy.as_deref(), &mut |line| {
+            println!("{line}");
+            std::io::stdout().flush().ok();
+        });
+        let cause = format!("no policy `{}`", args.policy.as_deref().unwrap_or(""));
+        return if known { Ok(()) } else { Err(Fail::usage(cause, "see tent sim --help")) };
+    }
     let mode = match args.mode {
         SimMode::Safety => Mode::Safety,
         SimMode::Liveness => Mode::Liveness,

@@ -327,6 +327,10 @@ impl Driver {
     /// there, or none was up for the time of a connect.
     fn is_hopeless(&self, peer: &Peer, kind: TransportKind, now: Instant) -> bool {
         let Some(entry) = self.peer(peer.id) else { return true };
+        if entry.rails.is_empty() {
+            // they are being replaced, and those to come are not tried yet
+            return false;
+        }
         let mut rails = entry.rails.iter().filter_map(|r| self.rails[*r as usize].as_ref());
         rails.all(|r| {
             let asked = r.health.asked();
