@@ -56,7 +56,8 @@ impl Meter {
         self.got += len;
         self.busy += busy.max(1.0);
         self.last = more.then_some(now);
-        if self.busy >= LOOK_NS {
+        let enough = if self.learned { LOOK_BYTES } else { LOOK_FIRST };
+        if self.busy >= LOOK_NS || self.got >= enough {
             let seen = self.got / self.busy;
             self.rate = if self.learned { f64::midpoint(self.rate, seen) } else { seen };
             self.rate = self.rate.max(RATE_FLOOR);
@@ -101,6 +102,10 @@ pub(super) fn float(n: u64) -> f64 {
 
 /// Busy time after which the rate is looked at: 2 ms, as in the model behind D3.
 const LOOK_NS: f64 = 2e6;
+/// Bytes after which it is: a fast rail carries all there is within 2 ms.
+const LOOK_BYTES: f64 = 2_097_152.0;
+/// And the first time: any measurement is better than a guess.
+const LOOK_FIRST: f64 = 131_072.0;
 /// Round trip of a rail that has not been measured.
 const RTT_GUESS: f64 = 2e5;
 /// Shorter ones are a matter of the clock.

@@ -64,6 +64,21 @@ pub struct Pick {
 /// unclaimed, when `queued` bytes (those included) wait for the peer. `None`: no rail has room, or the
 /// others finish sooner without it.
 pub fn pick(rails: &[RailView], rest: u64, queued: u64, limits: &Limits) -> Option<Pick> {
+    pick_piece(rails, rest, false, queued, limits)
+}
+
+/// As [`pick`] for a piece of `len` bytes that stays as it is.
+pub fn pick_whole(rails: &[RailView], len: u64, queued: u64, limits: &Limits) -> Option<Pick> {
+    pick_piece(rails, len, true, queued, limits)
+}
+
+fn pick_piece(
+    rails: &[RailView],
+    rest: u64,
+    whole: bool,
+    queued: u64,
+    limits: &Limits,
+) -> Option<Pick> {
     let (mut rate, mut in_flight) = (0.0, 0.0);
     for rail in rails.iter().filter(|r| r.open) {
         rate += rail.rate;
@@ -78,7 +93,7 @@ pub fn pick(rails: &[RailView], rest: u64, queued: u64, limits: &Limits) -> Opti
         if best.is_some_and(|(least, _)| least <= busy) {
             continue;
         }
-        let len = piece(rail, rest, rate, limits);
+        let len = if whole { rest } else { piece(rail, rest, rate, limits) };
         let others = rate - rail.rate;
         if rail.stale && len <= limits.shortest {
             return Some(Pick { rail: index, len });

@@ -195,8 +195,6 @@ fn choose(
     limits: spray::Limits,
     spread: &mut Spread,
 ) -> Option<spray::Pick> {
-    // what came back was cut for another rail, and stays as it is
-    let whole = spray::Limits { shortest: offer.rest, longest: offer.rest, ..limits };
     if offer.class == Class::Urgent {
         let len = if offer.whole { offer.rest } else { offer.rest.min(limits.longest) };
         let rail = spray::pick_urgent(views, len, URGENT_EXTRA, &limits)?;
@@ -212,10 +210,8 @@ fn choose(
             let (rail, len) = plan.pop_front()?;
             Some(spray::Pick { rail, len })
         }
-        _ if offer.whole => {
-            let pick = spray::pick(views, offer.rest, offer.queued, &whole)?;
-            Some(pick)
-        }
+        // what came back was cut for another rail, and stays as it is
+        _ if offer.whole => spray::pick_whole(views, offer.rest, offer.queued, &limits),
         _ => spray::pick(views, offer.rest, offer.queued, &limits),
     }
 }
