@@ -5,7 +5,9 @@ M1 measured as well. Times are those of the initiator's C API; series are sample
 """
 import json
 import math
+import os
 import random
+import resource
 import statistics
 import subprocess
 import sys
@@ -370,18 +372,21 @@ def m18(pair, options):
     result = weather.beside(pair.initiator, seconds)
     time.sleep(2.5)
     settled = pair.ask("settle", seconds=120)
-    leaks = [0]
+    back = pair.warm_up()
     for _ in range(40):
         now = pair.facts()
-        leaks = [max(0, b[key] - a[key]) for a, b in zip(before, now) for key in ("fds", "threads")]
-        if not any(leaks):
+        leaks = [f"{end} {b[key] - a[key]} {key}" for end, a, b in zip(("target", "initiator"), before, now)
+                 for key in ("fds", "threads") if b[key] > a[key]]
+        if not leaks:
             break
         time.sleep(0.25)
+    if not back:
+        leaks.append("a rail that does not come back")
     note = f"{result['transfers']} transfers, {result['bytes'] / 1e9:.1f} GB, {weather.faults} faults, seed {options.seed}"
     wanted = (("wrong bytes", result["wrong_bytes"] + result["spilt_bytes"]), ("failures seen", result["failures"]),
-              ("bytes that landed late", settled["late_bytes"]), ("descriptors and threads leaked", sum(leaks)))
-    return [Row("M18", what, [float(count)], 0, 0, "low", "sum", note=result["failure"] if what[0] == "f" and count else note)
-            for what, count in wanted]
+              ("bytes that landed late", settled["late_bytes"]), ("leaks: descriptors, threads", len(leaks)))
+    why = {"failures seen": result["failure"], "leaks: descriptors, threads": ", ".join(leaks)}
+    return [Row("M18", what, [float(count)], 0, 0, "low", "sum", note=why.get(what) or note) for what, count in wanted]
 
 
 # ---- false alarms ----
@@ -397,7 +402,7 @@ def watch(options):
         pair.ask("stream", seconds=60, ms=500)
         first = pair.states()
         seen = max((event["seq"] for event in pair.events() or []), default=0)
-        loops = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(CORES)]
+        loops = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(os.cpu_count())]
         alarms, told, failures, moved = [], {}, 0, 0
         until, turn = time.monotonic() + options.calm * 60, 0
         try:
@@ -445,7 +450,6 @@ TARGETS = {"M1": [(m1, "unequal")], "M2": [(m2, "unequal")], "M3": [(m3, "equal"
            "M9": [(m9, "unequal")], "M18": [(m18, "unequal")]}
 NEVER_MS = 9999.0
 RTT_S = 0.00005  # a byte there and back over idle rails, by sockets
-CORES = 2
 
 
 def add_options(parser):
@@ -486,10 +490,24 @@ def run(options, only):
 
 def run_part(part, kind, target, options):
     """The rows of a part; one that says why, if it could not be measured."""
+    before = processor_s()
     try:
         with Rails(KINDS[kind]) as rails, Pair(rails, options.directory, options.environment, size=512 * MIB) as pair:
             pair.warm_up()
-            return part(pair, options)
+            rows = part(pair, options)
     except (AssertionError, Late, Gone, RuntimeError) as why:
         say(f"{target}: {why}")
-        return [Row(target, (part.__doc__ or "").splitlines()[0], [], 0, 0, failed=str(why))]
+        rows = [Row(target, (part.__doc__ or "").splitlines()[0], [], 0, 0, failed=str(why))]
+    spent, ours = (b - a for a, b in zip(before[:2], processor_s()[:2]))
+    others = max(0.0, spent - ours) / (time.monotonic() - before[2]) / os.cpu_count()
+    for row in rows if others > 0.03 else []:
+        row.note = "; ".join(filter(None, [row.note, f"other programs took {others:.0%} of the machine meanwhile"]))
+    return rows
+
+
+def processor_s():
+    """Processor seconds of all processes of this machine, and of this one and the children that have ended; and now."""
+    with open("/proc/stat") as stat:
+        user, nice, system = map(int, stat.readline().split()[1:4])
+    ours = sum(usage.ru_utime + usage.ru_stime for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK"), ours, time.monotonic()

@@ -213,14 +213,11 @@ class Series:
         return max(b - a for a, b in zip(marks, marks[1:])) / 1000
 
     def settled(self, begin, end, rate, window_us=50_000, steady_us=300_000):
-        """Milliseconds from `begin` until every 50 ms that begin within the next 300 ms bring `rate`; None if that
-        does not come before `end`. (The first 50 ms alone would not do: a stall that is still to come would not show.)"""
-        low = None  # the last beginning of 50 ms that bring less
+        """Milliseconds from `begin` until the next 50 ms bring `rate`, and the next 300 ms too; None if that does not
+        come before `end`. (The 50 ms alone would not do: a stall that is still to come would not show.)"""
         moment = begin
-        while moment + window_us <= end:
-            if self.rate(moment, moment + window_us) < rate:
-                low = moment
-            elif moment - (begin if low is None else low) >= steady_us:
-                return 0.0 if low is None else (low + 1000 - begin) / 1000
+        while moment + steady_us <= end:
+            if min(self.rate(moment, moment + window_us), self.rate(moment, moment + steady_us)) >= rate:
+                return (moment - begin) / 1000
             moment += 1000
         return None

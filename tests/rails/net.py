@@ -7,7 +7,6 @@ Weather: `rate`, `link`, `hole`, `reset`. All of it heals with `heal`. Needs roo
 and what a run left that was killed is removed by the next.
 """
 import itertools
-import json
 import os
 import pathlib
 import signal
@@ -168,12 +167,6 @@ class Rails:
             if self.rates[each - 1] != self.nominal[each - 1]:
                 self.rate(each, 1.0)
         return moment
-
-    def sent(self, side):
-        """Bytes that each rail has sent from this end, by the interfaces' own count."""
-        links = json.loads(run("ip", "-n", self.namespaces[side], "-s", "-j", "link"))
-        count = {link["ifname"]: link["stats64"]["tx"]["bytes"] for link in links}
-        return [count[device(side, rail)] for rail in range(1, len(self.rates) + 1)]
 
     def exec(self, side, *words):
         """The words that run a command on one of the hosts."""

@@ -165,8 +165,8 @@ def storm(pair):
     """Random weather; one transfer of twenty is canceled. Nothing is left behind."""
     check(pair.warm_up(), "the rails do not come up")
     before = pair.facts()
-    pair.begin("churn", count=1200, seed=11, max=2 * MIB, cancel=5)
-    weather = Storm(pair.rails, seed=11)
+    pair.begin("churn", count=4000, seed=11, max=2 * MIB, cancel=5)
+    weather = Storm(pair.rails, seed=11, pause_s=0.08)
     result = weather.beside(pair.initiator, 35)
     check(weather.faults > 10, f"only {weather.faults} faults")
     check_churn(pair, result)
