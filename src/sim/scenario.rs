@@ -118,7 +118,8 @@ fn row_of_case(case: &Case, policy: &str, spray: Spray) -> String {
     let mut row = format!("   {policy:<12}");
     for (at, megabytes) in case.megabytes.iter().enumerate() {
         let ratio = case.ratio(spray, *megabytes);
-        let model = case.model(policy).map_or("  -  ".to_owned(), |m| format!("{:.3}", m[at]));
+        let model =
+            case.model(policy).map_or_else(|| "  -  ".to_owned(), |m| format!("{:.3}", m[at]));
         row += &format!("  {megabytes} MB {ratio:.3} / {model}");
     }
     row
@@ -156,7 +157,7 @@ fn weather(
                 });
                 asked += 1;
             }
-            let until = turns.peek().map_or(begin.after(LIMIT), |turn| begin.after(turn.0));
+            let until = turns.peek().map_or_else(|| begin.after(LIMIT), |turn| begin.after(turn.0));
             ended.extend(stage.step(until));
             if let Some((_, state, factor)) = turns.next_if(|turn| stage.now >= begin.after(turn.0))
             {
