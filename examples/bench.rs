@@ -1,20 +1,60 @@
-//! What the small parts cost: the copy beside `memmove`, and the registry with 100,000 regions. Prints
+//! What the small parts cost: a decision of the scheduler, the copy beside `memmove`, and the registry with
+//! 100,000 regions. Prints
 //! figures and judges none; run it in release mode on a quiet machine. The whole engine is measured by
 //! `tent bench`, against the machine's bounds by `tent limits`.
 #![allow(unsafe_code, reason = "copies between buffers by address, as the transports do")]
 #![allow(clippy::print_stdout, reason = "a benchmark prints")]
 
+use std::hint::black_box;
 use std::ptr;
 use std::time::Duration;
 use tent::memory::{NewRegion, Regions};
+use tent::sched::spray::{Limits, RailView, pick};
 use tent::sys::{host, mem};
 use tent::time::Instant;
 use tent::{Incarnation, Op, Permission};
 
 fn main() {
+    decisions();
     copies();
     if let Err(e) = registry() {
         println!("the registry could not be measured: {e}");
+    }
+}
+
+/// Nanoseconds per decision of the scheduler (M13): which rail claims next, and how much.
+fn decisions() {
+    const CALLS: u64 = 1_000_000;
+    let limits =
+        Limits { quantum: 3_000_000, shortest: 16 << 10, longest: 1 << 20, window: 16 << 20 };
+    println!("{:>6} {:>18} {:>18}", "rails", "a pick, ns", "none has room, ns");
+    for rails in [4_u64, 16] {
+        let view = |i: u64| RailView {
+            rate: 0.0125 * (1 + i % 4) as f64,
+            rtt: 2e5,
+            in_flight: 4096 * i,
+            cap: u64::MAX,
+            tier: 0,
+            stale: false,
+            open: true,
+            own: true,
+        };
+        let mut views: Vec<RailView> = (0..rails).map(view).collect();
+        let mut took = [Duration::MAX; 2];
+        for (round, best) in [0, 1].into_iter().cycle().take(20).zip([0, 1].into_iter().cycle()) {
+            for view in &mut views {
+                view.cap = if round == 0 { u64::MAX } else { 0 };
+            }
+            let start = Instant::now();
+            for call in 0..CALLS {
+                let at = usize::try_from(call % rails).unwrap_or(0);
+                views[at].in_flight = (views[at].in_flight + 4096) & 0xffff;
+                black_box(pick(black_box(&views), 1 << 26, 1 << 28, &limits));
+            }
+            took[best] = took[best].min(Instant::now().since(start));
+        }
+        let ns = |took: Duration| took.as_nanos() as f64 / CALLS as f64;
+        println!("{rails:>6} {:>18.1} {:>18.1}", ns(took[0]), ns(took[1]));
     }
 }
 

@@ -4,7 +4,6 @@
 use super::{Driver, LaneRail, WATCH_EVERY};
 use crate::engine::piece::Piece;
 use crate::sched::health::{Cue, State};
-use crate::slice::Op;
 use crate::time::Instant;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -27,8 +26,8 @@ impl Driver {
             for rail in rails.iter() {
                 done |= self.watch_rail(*rail, now);
             }
-            done |= self.hedge(&rails, now);
         }
+        done |= self.hedge(now);
         self.watched = now;
         self.watch_at = self.next_watch().max(now.after(WATCH_EVERY));
         self.wake_by = self.watch_at;
@@ -132,58 +131,53 @@ impl Driver {
         }
     }
 
-    /// When no more work waits, an overdue piece is sent over an idle rail too (D3).
-    fn hedge(&mut self, rails: &[u32], now: Instant) -> bool {
+    /// When no more work waits for a peer, its overdue pieces are sent over idle rails too (D3).
+    fn hedge(&mut self, now: Instant) -> bool {
+        let late = |a: &super::Attempt| self.is_hedgeable(a) && now >= self.due_at(a);
+        let attempts = self.attempts.iter().enumerate();
+        let mut overdue: Vec<(Instant, usize)> = attempts
+            .filter_map(|(index, a)| a.as_ref().filter(|a| late(a)).map(|a| (a.posted, index)))
+            .collect();
+        overdue.sort_unstable();
         let mut done = false;
-        while let Some((index, to)) = self.overdue_piece(rails, now) {
-            let Some(attempt) = self.attempts[index].as_mut() else { break };
+        for (_, index) in overdue {
+            let Some(to) = self.idle_beside(index) else { continue };
+            let Some(attempt) = self.attempts[index].as_mut() else { continue };
             let (from, twin) = (attempt.rail, attempt.piece.fork());
             self.note(from, "hedged", now, "overdue");
             if let Some(Some(rail)) = self.rails.get(from as usize) {
                 rail.figures.hedged.fetch_add(1, Ordering::Relaxed);
             }
             self.claimed.push(twin);
-            done = true;
-            if !self.post(to, now) {
-                break;
-            }
+            done |= self.post(to, now);
         }
         done
     }
 
-    /// An overdue attempt on one of these rails, and an idle one that would have it sooner.
-    fn overdue_piece(&self, rails: &[u32], now: Instant) -> Option<(usize, u32)> {
-        if !self.hedge || rails.len() < 2 {
-            return None;
-        }
-        let rail = |n: u32| self.rails[n as usize].as_ref();
-        let idle = |op: Op| {
-            let able = rails.iter().copied().filter(move |n| {
-                rail(*n).is_some_and(|r| {
-                    r.health.state().is_open() && r.flows[op as usize].in_flight == 0
-                })
-            });
-            able.max_by(|a, b| {
-                let rate = |n: u32| rail(n).map_or(0.0, |r| r.flows[op as usize].meter.rate());
-                rate(*a).total_cmp(&rate(*b))
-            })
-        };
-        let to = [idle(Op::Read), idle(Op::Write)];
-        if to == [None, None] {
-            return None;
-        }
-        let overdue = self.attempts.iter().enumerate().filter_map(|(index, attempt)| {
-            let attempt = attempt.as_ref().filter(|a| rails.contains(&a.rail))?;
-            let to = to[attempt.op as usize].filter(|to| *to != attempt.rail)?;
-            let from = rail(attempt.rail)?;
-            let kind = self.transports[from.transport].kind();
-            let piece = &attempt.piece;
-            if from.peer.work.waits_for(kind) || !piece.is_alone() || piece.is_stopped() {
-                return None;
-            }
-            (now >= self.due_at(attempt)).then_some((index, to))
+    /// Whether another attempt could help: nothing else waits, there are other rails, and all depends on
+    /// this one.
+    fn is_hedgeable(&self, attempt: &super::Attempt) -> bool {
+        let Some(Some(rail)) = self.rails.get(attempt.rail as usize) else { return false };
+        let kind = self.transports[rail.transport].kind();
+        self.hedge
+            && self.peer(rail.peer.id).is_some_and(|p| p.rails.len() > 1)
+            && !rail.peer.work.waits_for(kind)
+            && attempt.piece.is_alone()
+            && !attempt.piece.is_stopped()
+    }
+
+    /// The fastest idle rail beside that of an attempt.
+    fn idle_beside(&self, index: usize) -> Option<u32> {
+        let attempt = self.attempts[index].as_ref()?;
+        let peer = &self.rails[attempt.rail as usize].as_ref()?.peer;
+        let flow = |n: u32| Some(&self.rails[n as usize].as_ref()?.flows[attempt.op as usize]);
+        let rate = |n: u32| flow(n).map_or(0.0, |f| f.meter.rate());
+        let rails = self.peer(peer.id)?.rails.iter().copied();
+        let idle = rails.filter(|n| {
+            let open = self.state(*n).is_some_and(State::is_open);
+            *n != attempt.rail && open && flow(*n).is_some_and(|f| f.in_flight == 0)
         });
-        overdue.min_by_key(|(index, _)| self.attempts[*index].as_ref().map(|a| a.posted))
+        idle.max_by(|a, b| rate(*a).total_cmp(&rate(*b)))
     }
 
     /// When an attempt is overdue: a fifth beyond its prediction, and what a busy machine may add.
@@ -223,20 +217,9 @@ impl Driver {
             for rail in rails {
                 next = next.min(self.due(rail));
             }
-            next = next.min(self.next_hedge(entry));
         }
-        next
-    }
-
-    fn next_hedge(&self, entry: &super::LanePeer) -> Instant {
-        if !self.hedge || entry.rails.len() < 2 || entry.peer.work.backlog() > 0 {
-            return Instant::NEVER;
-        }
-        let busy = self.attempts.iter().flatten();
-        let mine = busy.filter(|a| {
-            entry.rails.contains(&a.rail) && a.piece.is_alone() && !a.piece.is_stopped()
-        });
-        mine.map(|a| self.due_at(a)).min().unwrap_or(Instant::NEVER)
+        let tail = self.attempts.iter().flatten().filter(|a| self.is_hedgeable(a));
+        tail.map(|a| self.due_at(a)).min().map_or(next, |hedge| next.min(hedge))
     }
 
     /// When a rail needs a look though nothing happens.
