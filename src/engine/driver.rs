@@ -558,11 +558,12 @@ impl Driver {
 
     /// The attempt is fenced (I3): the piece may go again, by whichever rail has room first.
     fn retry(&mut self, rail: u32, piece: Piece) {
+        // a twin that was given to others has been counted then
+        let Some(piece) = piece.again() else { return };
         if let Some(Some(r)) = self.rails.get(rail as usize) {
             r.figures.retried.fetch_add(1, Ordering::Relaxed);
             r.figures.retried_bytes.fetch_add(piece.len, Ordering::Relaxed);
         }
-        let Some(piece) = piece.again() else { return };
         if piece.is_poison() {
             let name = self.rail_name(rail);
             piece.task.stop(Stop::Fail, || format!("every rail broke on it, {name} last"));
