@@ -54,7 +54,7 @@ pub fn scenario(name: &str, policy: Option<&str>, say: &mut dyn FnMut(&str)) -> 
 /// others until now.
 #[derive(Debug)]
 pub(super) struct Case {
-    name: &'static str,
+    pub(super) name: &'static str,
     /// Mbit/s.
     rates: &'static [f64],
     /// What the rates were while the scheduler learned them.
@@ -63,7 +63,7 @@ pub(super) struct Case {
     change: Option<(usize, f64)>,
     rtt_ns: u64,
     quantum_ns: u64,
-    megabytes: &'static [u64],
+    pub(super) megabytes: &'static [u64],
     /// By policy, as far as the model has it.
     model: [(&'static str, &'static [f64]); 4],
 }
@@ -108,6 +108,12 @@ impl Case {
         (fluid + real(self.rtt_ns) / 1e9) / took.as_secs_f64()
     }
 
+    /// Whether the rates are known before the transfer.
+    #[cfg(test)]
+    pub(super) fn is_known(&self) -> bool {
+        self.before.is_none()
+    }
+
     /// What the model says, if it knows the policy.
     pub(super) fn model(&self, policy: &str) -> Option<&'static [f64]> {
         self.model.iter().find(|(name, _)| *name == policy).map(|(_, figures)| *figures)
@@ -125,7 +131,21 @@ fn row_of_case(case: &Case, policy: &str, spray: Spray) -> String {
     row
 }
 
-/// A stream of requests, one after the other with some in flight, while a rail is ill for a second.
+/// What came of a stream of requests while a rail was ill for a second.
+#[derive(Debug)]
+pub(super) struct Weathered {
+    /// Fluid bound to time.
+    pub(super) ratio: f64,
+    /// 50, 90 and 99 % of the requests' times, ms.
+    pub(super) times: [f64; 3],
+    /// Longest time in which no byte landed, ms.
+    pub(super) gap: f64,
+    /// MiB that were sent again; pieces that were sent twice for they were late.
+    pub(super) again: (f64, u64),
+    /// What must not be; empty if all is well.
+    pub(super) faults: String,
+}
+
 fn weather(
     by: &[&(&str, Spray)],
     title: &str,
@@ -135,55 +155,57 @@ fn weather(
 ) {
     say(&format!("{title}; {REQUESTS} WRITEs of 16 MiB, {DEPTH} in flight"));
     say(
-        "   policy        bound/time   p50     p90     p99 ms   longest gap ms   sent again MiB   hedged",
+        "   policy        bound/time    p50     p90     p99 ms   longest gap ms   sent again MiB   hedged",
     );
     for (policy, spray) in by {
-        let wires = [Wire { rate: 400.0 * MBIT, latency: 200_000 }; 4];
-        let ways = (0..4).map(|wire| vec![wire]).collect();
-        let config = Config { spray: *spray, ..Config::default() };
-        let mut stage = Stage::new(&wires, &[ways], 1, 1, &config);
-        let begin = stage.now;
-        let (mut asked, mut ended): (u64, Vec<Ended>) = (0, Vec::new());
-        let mut turns = [(ILL, state, factor), (HEALED, LinkState::Up, 1.0)].into_iter().peekable();
-        let (mut placed, mut since, mut gap) = (0, begin, Duration::ZERO);
-        while (ended.len() as u64) < REQUESTS && stage.now.since(begin) < LIMIT {
-            while stage.open() < DEPTH && asked < REQUESTS {
-                stage.ask(Ask {
-                    peer: 0,
-                    op: Op::Write,
-                    class: Class::Bulk,
-                    len: 16 << 20,
-                    tag: 0,
-                });
-                asked += 1;
-            }
-            let until = turns.peek().map_or_else(|| begin.after(LIMIT), |turn| begin.after(turn.0));
-            ended.extend(stage.step(until));
-            if let Some((_, state, factor)) = turns.next_if(|turn| stage.now >= begin.after(turn.0))
-            {
-                stage.set(3, state, factor);
-            }
-            if stage.placed() != placed {
-                gap = gap.max(stage.now.since(since));
-                (placed, since) = (stage.placed(), stage.now);
-            }
-        }
-        let total = real(REQUESTS * (16 << 20));
-        let (all, ill) =
-            (1600.0 * MBIT, if state == LinkState::Up { 1240.0 } else { 1200.0 } * MBIT);
-        // as much as the links carry before, during and after
-        let during = all * ILL.as_secs_f64() + ill * (HEALED - ILL).as_secs_f64();
-        let fluid = HEALED.as_secs_f64() + (total - during) / all;
-        let end = ended.last().map_or(LIMIT, |e| e.at.since(begin)).as_secs_f64();
-        let [p50, p90, p99] = percentiles(&ended, |_| true);
-        let (again, hedged) = stage.again();
+        let Weathered { ratio, times: [p50, p90, p99], gap, again, faults } =
+            weathered(*spray, state, factor);
+        let (again, hedged) = again;
         say(&format!(
-            "   {policy:<12}  {:.3}      {p50:>7.1} {p90:>7.1} {p99:>7.1}      {:>8.1}         {:>8.2}      {hedged:>5}{}",
-            fluid / end,
-            gap.as_secs_f64() * 1e3,
-            real(again) / real(1 << 20),
-            faults(&ended, &stage),
+            "   {policy:<12}  {ratio:.3}       {p50:>7.1} {p90:>7.1} {p99:>7.1}       {gap:>8.1}         {again:>8.2}      {hedged:>5}{faults}"
         ));
+    }
+}
+
+/// A stream of requests, one after the other with some in flight, over four rails of 400 Mbit/s; from 1 s to
+/// 2 s the last of them is as `state` and `factor` say.
+pub(super) fn weathered(spray: Spray, state: LinkState, factor: f64) -> Weathered {
+    let wires = [Wire { rate: 400.0 * MBIT, latency: 200_000 }; 4];
+    let ways = (0..4).map(|wire| vec![wire]).collect();
+    let mut stage = Stage::new(&wires, &[ways], 1, 1, &Config { spray, ..Config::default() });
+    let begin = stage.now;
+    let (mut asked, mut ended): (u64, Vec<Ended>) = (0, Vec::new());
+    let mut turns = [(ILL, state, factor), (HEALED, LinkState::Up, 1.0)].into_iter().peekable();
+    let (mut placed, mut since, mut gap) = (0, begin, Duration::ZERO);
+    while (ended.len() as u64) < REQUESTS && stage.now.since(begin) < LIMIT {
+        while stage.open() < DEPTH && asked < REQUESTS {
+            stage.ask(Ask { peer: 0, op: Op::Write, class: Class::Bulk, len: 16 << 20, tag: 0 });
+            asked += 1;
+        }
+        let until = turns.peek().map_or_else(|| begin.after(LIMIT), |turn| begin.after(turn.0));
+        ended.extend(stage.step(until));
+        if let Some((_, state, factor)) = turns.next_if(|turn| stage.now >= begin.after(turn.0)) {
+            stage.set(3, state, factor);
+        }
+        if stage.placed() != placed {
+            gap = gap.max(stage.now.since(since));
+            (placed, since) = (stage.placed(), stage.now);
+        }
+    }
+    let total = real(REQUESTS * (16 << 20));
+    let ill = if state == LinkState::Up { 3.0 + factor } else { 3.0 } * 400.0 * MBIT;
+    let all = 4.0 * 400.0 * MBIT;
+    // as much as the links carry before, during and after
+    let during = all * ILL.as_secs_f64() + ill * (HEALED - ILL).as_secs_f64();
+    let fluid = HEALED.as_secs_f64() + (total - during) / all;
+    let end = ended.last().map_or(LIMIT, |e| e.at.since(begin)).as_secs_f64();
+    let (again, hedged) = stage.again();
+    Weathered {
+        ratio: fluid / end,
+        times: percentiles(&ended, |_| true),
+        gap: gap.as_secs_f64() * 1e3,
+        again: (real(again) / real(1 << 20), hedged),
+        faults: faults(&ended, &stage),
     }
 }
 

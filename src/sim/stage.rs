@@ -203,7 +203,7 @@ pub(super) const POLICIES: [(&str, Spray); 5] = [
     ("static", Spray::Static),
 ];
 /// Room of every memory: ranges may overlap, for nobody looks at the bytes.
-const ROOM: u64 = 8 << 30;
+const ROOM: u64 = 32 << 30;
 /// No request is given up for its time.
 const PATIENCE: Duration = Duration::from_secs(600);
 const MAX_TURNS: usize = 10_000;
