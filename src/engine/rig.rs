@@ -226,6 +226,14 @@ impl Rig {
         task.task().spec.peer.work.purge();
     }
 
+    /// Takes a rail out of use by hand, or back, as `Engine::drain_rail` does.
+    pub(crate) fn drain(&self, peer: usize, rail: &str, on: bool) {
+        for figures in self.peers[peer].figures().iter().filter(|f| f.name == rail) {
+            figures.drained.store(on, Ordering::Relaxed);
+            self.table.tell(&self.peers[peer], TransportKind::Tcp);
+        }
+    }
+
     /// State of a task.
     pub(crate) fn status(&self, ticket: &Ticket, index: usize) -> Option<TaskStatus> {
         let progress = &ticket.0.task(index)?.progress;

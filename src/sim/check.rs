@@ -64,7 +64,7 @@ impl<'a> Checker<'a> {
                 submitted: now,
                 life: host.life,
                 canceled: false,
-                killed: !host.alive,
+                killed: !host.alive || host.withdrawn,
                 end: None,
             });
         }
@@ -78,7 +78,7 @@ impl<'a> Checker<'a> {
         Some((job.ticket.clone(), job.index))
     }
 
-    /// The process of a host has ended, and with it what was asked of it.
+    /// The process of a host has ended, or its memory was withdrawn, and with it what was asked of it.
     pub(super) fn killed(&mut self, host: usize) {
         for task in &self.open {
             let job = &mut self.jobs[*task];
@@ -302,7 +302,7 @@ impl<'a> Checker<'a> {
     fn in_time(&self, world: &mut World) {
         let heals = self.plan.heals()
             && self.plan.spray == Spray::Pull
-            && !self.plan.kinds.contains(&Kind::Kill);
+            && !self.plan.kinds.iter().any(|k| matches!(k, Kind::Kill | Kind::Withdraw));
         if !heals || (self.plan.mode == Mode::Safety && !self.plan.kept) {
             return;
         }

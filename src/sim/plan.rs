@@ -30,6 +30,8 @@ pub(super) enum Kind {
     Stop,
     Kill,
     Freeze,
+    Drain,
+    Withdraw,
 }
 
 /// A kind of fault, and what the engine makes of it.
@@ -43,7 +45,7 @@ pub(super) struct Trait {
 }
 
 /// THE SWITCH: what the engine heals. A `false` here is a debt of the engine.
-pub(super) const FAULTS: [Trait; 9] = [
+pub(super) const FAULTS: [Trait; 11] = [
     Trait { kind: Kind::Slow, name: "slow", heals: true },
     Trait { kind: Kind::Loss, name: "loss", heals: true },
     Trait { kind: Kind::Reset, name: "reset", heals: true },
@@ -53,6 +55,8 @@ pub(super) const FAULTS: [Trait; 9] = [
     Trait { kind: Kind::Stop, name: "stop", heals: true },
     Trait { kind: Kind::Kill, name: "kill", heals: true },
     Trait { kind: Kind::Freeze, name: "freeze", heals: true },
+    Trait { kind: Kind::Drain, name: "drain", heals: true },
+    Trait { kind: Kind::Withdraw, name: "withdraw", heals: true },
 ];
 
 /// DEBTS of the engine: what a breach says that is known and not mended yet. Such runs are counted apart.
@@ -61,13 +65,39 @@ pub(super) const DEBTS: [&str; 0] = [];
 /// Something that the weather does.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Act {
-    Link { link: u32, state: LinkState, factor: f64 },
-    Loss { link: u32 },
-    Reset { path: u32 },
-    Stop { host: usize, time: Duration },
-    Kill { host: usize },
-    Start { host: usize },
-    Freeze { time: Duration },
+    Link {
+        link: u32,
+        state: LinkState,
+        factor: f64,
+    },
+    Loss {
+        link: u32,
+    },
+    Reset {
+        path: u32,
+    },
+    Stop {
+        host: usize,
+        time: Duration,
+    },
+    Kill {
+        host: usize,
+    },
+    Start {
+        host: usize,
+    },
+    Freeze {
+        time: Duration,
+    },
+    /// By hand, of our own rail.
+    Drain {
+        path: u32,
+        on: bool,
+    },
+    /// The host's memory is registered no more; nobody is told (I11).
+    Withdraw {
+        host: usize,
+    },
 }
 
 /// A batch to submit.
@@ -177,7 +207,9 @@ impl Plan {
 
     /// Batches of requests with ranges of their own, of any size and at any address.
     fn make_jobs(&mut self, rng: &mut Rng) {
-        let mut budget = rng.scale(64 << 10, 2 << 20);
+        // most runs are small, so that there can be many
+        let most = if rng.one_in(40) { 16 << 20 } else { 2 << 20 };
+        let mut budget = rng.scale(64 << 10, most);
         let span = rng.scale(1, 50_000_000);
         let mut at = 0;
         let short = rng.one_in(4);
@@ -298,14 +330,20 @@ impl Plan {
                     add(time, set(link, LinkState::Up, 1.0));
                 }
             }
-            (Kind::Reset, _) => {
+            (Kind::Reset | Kind::Drain, _) => {
                 let path = narrow(rng.index(self.paths.len()));
                 let way = &self.paths[path as usize];
                 // the path that stays healthy has no broken connections either
-                if way.1.iter().chain(&way.2).any(|l| links.contains(l)) {
-                    self.weather.push((at, Act::Reset { path }));
+                if !way.1.iter().chain(&way.2).any(|l| links.contains(l)) {
+                    return;
                 }
+                if kind == Kind::Reset {
+                    return self.weather.push((at, Act::Reset { path }));
+                }
+                self.weather.push((at, Act::Drain { path, on: true }));
+                self.weather.push((at + time, Act::Drain { path, on: false }));
             }
+            (Kind::Withdraw, _) => add(Duration::ZERO, Act::Withdraw { host }),
             (Kind::Stop, _) => add(Duration::ZERO, Act::Stop { host, time }),
             (Kind::Kill, _) => {
                 add(Duration::ZERO, Act::Kill { host });

@@ -5,7 +5,7 @@ use super::check::Checker;
 use super::plan::{Act, DEBTS, Plan};
 use super::rng::Rng;
 use super::transport::SimTransport;
-use super::world::{START, World, host_base, host_key};
+use super::world::{START, World, host_base, host_key, index};
 use crate::config::Config;
 use crate::engine::rig::{Rig, RigRail};
 use crate::event::RailEvent;
@@ -201,6 +201,15 @@ impl<'a> Run<'a> {
                 drop(world);
                 self.rig.renew_peer(host, life, region, rails(self.plan, host, life));
             }
+            Act::Withdraw { host } => {
+                world.hosts[host].withdrawn = true;
+                self.check.killed(host);
+            }
+            Act::Drain { path, on } => {
+                let host = self.plan.paths[path as usize].0;
+                drop(world);
+                self.rig.drain(host, &rail_name(path), on);
+            }
             Act::Freeze { time } => self.frozen = self.frozen.max(now.after(time)),
         }
     }
@@ -240,14 +249,19 @@ impl<'a> Run<'a> {
     }
 }
 
+/// What the engine calls the rail over a path.
+fn rail_name(path: u32) -> String {
+    format!("path {path}")
+}
+
 /// The rails to a host in its n-th life, dealt over the lanes as the engine does.
 pub(super) fn rails(plan: &Plan, host: usize, life: u32) -> Vec<RigRail> {
     let paths = plan.paths.iter().enumerate().filter(|(_, path)| path.0 == host);
-    let rail = |(index, (path, _)): (usize, (usize, _))| RigRail {
-        lane: (host + index) % plan.lanes,
-        name: format!("path {path}"),
+    let rail = |(at, (path, _)): (usize, (usize, _))| RigRail {
+        lane: (host + at) % plan.lanes,
+        name: rail_name(index(path)),
         tier: 0,
-        target: RailTarget::Sim { path: u32::try_from(path).unwrap_or(u32::MAX), life },
+        target: RailTarget::Sim { path: index(path), life },
     };
     paths.enumerate().map(rail).collect()
 }

@@ -361,7 +361,7 @@ impl World {
     /// The peer's check of a request (I11).
     fn admits(&self, host: usize, op: &SliceOp) -> bool {
         let host = &self.hosts[host];
-        op.key == host.key && host.memory.holds(op.remote, op.len)
+        !host.withdrawn && op.key == host.key && host.memory.holds(op.remote, op.len)
     }
 
     /// An answer has come back.

@@ -108,6 +108,8 @@ pub(super) struct Host {
     /// Grows when the process is started anew.
     pub(super) life: u32,
     pub(super) alive: bool,
+    /// Nothing is registered there any more.
+    pub(super) withdrawn: bool,
     /// The process does not run until then; its kernel takes what comes.
     pub(super) stopped_until: Option<Instant>,
     pub(super) held: VecDeque<(Instant, u32, Item)>,
@@ -223,6 +225,7 @@ impl World {
             key: host_key(host, 0),
             life: 0,
             alive: true,
+            withdrawn: false,
             stopped_until: None,
             held: VecDeque::new(),
         });
@@ -397,7 +400,7 @@ impl World {
     pub(super) fn start_host(&mut self, at: usize) {
         let (bytes, host) = (self.nature.bytes, &mut self.hosts[at]);
         host.life += 1;
-        host.alive = true;
+        (host.alive, host.withdrawn) = (true, false);
         host.key = host_key(at, host.life);
         host.memory = Memory::new(host.memory.base(), host.memory.len(), host.key, bytes);
     }
