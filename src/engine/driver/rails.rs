@@ -180,11 +180,8 @@ impl Driver {
         } else if !drained && is_drained {
             self.note(number, "undrained", now, "by hand");
             self.cue(number, Cue::Undrain, now, "by hand");
-            let quiet = self.rails[number as usize].as_ref().is_some_and(|r| r.asking.is_none());
-            if quiet {
-                // its connection may have stayed up all the time; made anew it is certain
-                self.abort_rail(number as usize, now);
-            }
+            // its connection may have stayed up all the time, or be on its way; made anew it is certain
+            self.abort_rail(number as usize, now);
         }
     }
 
