@@ -53,6 +53,7 @@ fn the_checks_find_what_is_broken_on_purpose() {
         (Sabotage::Empty, "I1: "),
         (Sabotage::Mute, "I5: "),
         (Sabotage::Twice, "a slice completed twice"),
+        (Sabotage::Lazy, "I9: "),
     ] {
         let said = sabotaged(how);
         assert!(said.iter().any(|text| text.contains(finds)), "{how:?} is not found: {said:?}");

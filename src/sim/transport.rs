@@ -133,3 +133,68 @@ impl Transport for SimTransport {
 
 /// As over TCP.
 const MAX_SLICE: u64 = 16 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::super::link::Link;
+    use super::super::world::{Nature, World, host_base, host_key};
+    use super::*;
+    use crate::slice::{Class, Op};
+    use crate::time::Instant;
+
+    fn slice(remote: u64, key: u64) -> SliceOp {
+        let (token, op, class) = (7, Op::Write, Class::Bulk);
+        let local = usize::try_from(super::super::world::HOME).unwrap();
+        SliceOp { token, op, class, local, remote, len: 10, key, slot: 0, shm: None }
+    }
+
+    fn world() -> (Arc<Mutex<World>>, SimTransport) {
+        let nature = Nature { head: 32, queue: u64::MAX, ghosts: 0, bytes: true, sabotage: None };
+        let mut world = World::new(0, 1, 100, nature, false);
+        let links = [0, 1].map(|_| world.add_link(Link::new(1e9, 1000, 0)));
+        let host = world.add_host(100);
+        world.add_path(host, vec![links[0]], vec![links[1]]);
+        let world = Arc::new(Mutex::new(world));
+        (Arc::clone(&world), SimTransport::new(0, world))
+    }
+
+    fn pass(world: &Arc<Mutex<World>>, transport: &mut SimTransport) -> Vec<TransportEvent> {
+        let mut events = Vec::new();
+        let mut world_now = lock(world);
+        let to = Instant(world_now.now.0 + 1_000_000);
+        world_now.advance(to);
+        drop(world_now);
+        transport.poll(&mut events);
+        events
+    }
+
+    #[test]
+    fn a_rail_comes_up_carries_and_is_watched() {
+        let (world, mut sim) = world();
+        assert_eq!(sim.post(0, &[slice(host_base(0), host_key(0, 0))]), 0);
+        assert_eq!(lock(&world).breaches.len(), 1, "I4: it is not up");
+        sim.connect(0, &RailTarget::Sim { path: 0, life: 0 });
+        assert_eq!(pass(&world, &mut sim), [TransportEvent::RailUp { rail: 0 }]);
+        assert_eq!(sim.post(0, &[slice(host_base(0), host_key(0, 0))]), 1);
+        assert_eq!(pass(&world, &mut sim), [TransportEvent::Done { token: 7, fault: None }]);
+        assert_eq!(lock(&world).breaches.len(), 1);
+        sim.abort(0);
+        assert_eq!(sim.post(0, &[slice(host_base(0), host_key(0, 0))]), 0);
+        assert_eq!(lock(&world).breaches.len(), 2, "I4: it was given up");
+    }
+
+    /// I11
+    #[test]
+    fn what_is_not_permitted_is_refused_and_changes_nothing() {
+        let (world, mut sim) = world();
+        sim.connect(0, &RailTarget::Sim { path: 0, life: 0 });
+        pass(&world, &mut sim);
+        let ops = [slice(host_base(0), 1), slice(host_base(0) + 95, host_key(0, 0))];
+        assert_eq!(sim.post(0, &ops), 2);
+        let refused = Some(crate::slice::SliceFault::Refused);
+        let done = TransportEvent::Done { token: 7, fault: refused };
+        assert_eq!(pass(&world, &mut sim), [done, done]);
+        let key = host_key(0, 0);
+        assert_eq!(lock(&world).hosts[0].memory.differs(host_base(0), 100, key, 0), None);
+    }
+}

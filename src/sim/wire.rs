@@ -181,7 +181,8 @@ impl World {
     /// Takes a slice; `false` when the connection takes none now.
     pub(super) fn post(&mut self, conn: u32, op: &SliceOp) -> bool {
         let c = &self.conns[conn as usize];
-        if c.stage != Stage::Open || (c.bytes >= self.nature.queue && c.bytes > 0) {
+        let lazy = self.nature.sabotage == Some(Sabotage::Lazy) && c.path % 3 == 2;
+        if c.stage != Stage::Open || (c.bytes >= self.nature.queue && c.bytes > 0) || lazy {
             return false;
         }
         let (lane, rail, at) = (c.lane, c.rail, c.pieces.len());

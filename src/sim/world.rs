@@ -128,16 +128,19 @@ pub enum Sabotage {
     Mute,
     /// One completion in many comes twice.
     Twice,
+    /// Every third path takes no slices.
+    Lazy,
 }
 
 impl Sabotage {
     /// All of them, with their names.
-    pub const ALL: [(&str, Self); 5] = [
+    pub const ALL: [(&str, Self); 6] = [
         ("no-fence", Self::NoFence),
         ("astray", Self::Astray),
         ("empty", Self::Empty),
         ("mute", Self::Mute),
         ("twice", Self::Twice),
+        ("lazy", Self::Lazy),
     ];
 }
 

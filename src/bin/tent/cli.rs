@@ -302,7 +302,7 @@ pub(crate) struct SimArgs {
     #[arg(long, requires = "seed", conflicts_with = "runs")]
     pub(crate) trace: bool,
     /// Break the simulated world on purpose, to see that the checks find it:
-    /// no-fence, astray, empty, mute, twice
+    /// no-fence, astray, empty, mute, twice, lazy
     #[arg(long, value_parser = sabotage, conflicts_with = "scenario")]
     pub(crate) sabotage: Option<Sabotage>,
     /// A scenario of size, as a table: each policy against the fluid bound, and times of requests
