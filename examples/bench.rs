@@ -36,6 +36,7 @@ fn decisions() {
             cap: u64::MAX,
             tier: 0,
             stale: false,
+            shared: false,
             open: true,
             own: true,
         };

@@ -63,6 +63,9 @@ pub struct Config {
     pub quantum: Duration,
     /// How pieces are given to rails.
     pub spray: Spray,
+    /// A file that gets a line for every piece that landed over a net rail, for `tent sim --replay`.
+    /// Default none.
+    pub piece_log: Option<std::path::PathBuf>,
     /// Whether an overdue piece is sent over an idle rail too. Default yes.
     pub hedge: bool,
     /// Longest piece on a TCP rail, in bytes. Default 1 MiB.
@@ -106,6 +109,7 @@ impl Default for Config {
             tcp_window: 16 << 20,
             quantum: Duration::from_millis(3),
             spray: Spray::Pull,
+            piece_log: None,
             hedge: true,
             tcp_piece: 1 << 20,
             copy_piece: 4 << 20,

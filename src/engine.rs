@@ -11,6 +11,7 @@ mod lanes;
 mod notify;
 mod peer;
 mod piece;
+mod piece_log;
 mod progress;
 #[cfg(any(test, feature = "cli"))]
 #[cfg(not(loom))]
@@ -19,6 +20,7 @@ mod submit;
 mod work;
 
 pub use self::buffer::Buffer;
+pub use self::piece_log::HEADER as PIECE_LOG_HEADER;
 
 use self::batch::{Follow, TaskRef};
 use self::core::Core;
@@ -33,7 +35,7 @@ use crate::id::{BatchId, SegmentId};
 use crate::memory::NewRegion;
 use crate::sched::spray;
 use crate::segment::{Permission, SegmentDesc};
-use crate::slice::{Op, TransportKind, TransportMask};
+use crate::slice::{Op, Priority, TransportKind, TransportMask};
 use crate::sync::lock;
 use crate::time::Instant;
 use std::sync::Arc;
@@ -66,11 +68,18 @@ pub struct RequestOptions {
     pub timeout: Option<Duration>,
     /// Treat as urgent whatever its size.
     pub urgent: bool,
+    /// Its class beside other requests to the same peer; within a class the earliest deadline is first.
+    pub priority: Priority,
 }
 
 impl Default for RequestOptions {
     fn default() -> Self {
-        Self { transports: TransportMask::ALL, timeout: None, urgent: false }
+        Self {
+            transports: TransportMask::ALL,
+            timeout: None,
+            urgent: false,
+            priority: Priority::Medium,
+        }
     }
 }
 

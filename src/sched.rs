@@ -5,5 +5,7 @@ pub mod meter;
 pub mod piece;
 pub mod plan;
 pub mod predict;
+#[cfg(any(test, feature = "cli"))]
+pub mod replay;
 pub mod spray;
 pub mod spread;

@@ -82,6 +82,20 @@ pub enum Class {
     Bulk = 1,
 }
 
+/// How much a task matters beside others to the same peer (D3): what is higher is claimed first, except
+/// one claim in sixteen, so that nothing starves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[repr(u8)]
+pub enum Priority {
+    /// Someone waits for it.
+    High = 0,
+    /// What nothing is said of.
+    #[default]
+    Medium = 1,
+    /// Whenever there is room; small requests of it are not urgent either.
+    Low = 2,
+}
+
 /// One piece of a task, to be posted once to one rail.
 ///
 /// `local` names registered memory of this process that the task keeps pinned until the piece has

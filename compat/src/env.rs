@@ -117,6 +117,7 @@ fn data_path(env: &mut Reader<'_>, config: &mut Config) {
     if let Some(us) = env.number("TENT_QUANTUM_US", 10..=100_000) {
         config.quantum = Duration::from_micros(us);
     }
+    config.piece_log = env.text("TENT_PIECE_LOG").map(Into::into);
     config.data_port = env.number("TENT_DATA_PORT", 1..=65_535);
     config.rail_via = env.parsed("TENT_RAIL_VIA", parse_via).unwrap_or_default();
     if let Some(us) = env.number("TENT_SPIN_US", 0..=10_000) {

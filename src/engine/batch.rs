@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{BatchId, SegmentId};
 use crate::memory::Pin;
 use crate::segment::Access;
-use crate::slice::{Class, Op, TransportKind, TransportMask};
+use crate::slice::{Class, Op, Priority, TransportKind, TransportMask};
 use crate::sync::lock;
 use crate::sys::evloop::EventFd;
 use crate::time::Instant;
@@ -22,6 +22,7 @@ use std::time::Duration;
 pub(super) struct Spec {
     pub(super) op: Op,
     pub(super) class: Class,
+    pub(super) priority: Priority,
     pub(super) local: usize,
     pub(super) remote: u64,
     pub(super) len: u64,
@@ -31,6 +32,9 @@ pub(super) struct Spec {
     /// The way that the plan chose; set before the task is queued.
     pub(super) route: OnceLock<Route>,
     pub(super) deadline: Instant,
+    /// Its place among tasks of its priority: the deadline, where the application set one; else as if all
+    /// had the same time, so that they go in the order in which they came.
+    pub(super) due: Instant,
     /// Keeps the local region registered until the task ends (I6).
     pub(super) pin: Mutex<Option<Pin>>,
 }

@@ -10,6 +10,7 @@ use crate::engine::errands::Errands;
 use crate::engine::lane::Lane;
 use crate::engine::lanes::{Family, Lanes};
 use crate::engine::notify::Inbox;
+use crate::engine::piece_log::PieceLog;
 use crate::engine::progress::Stop;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Incarnation;
@@ -313,6 +314,7 @@ fn make_lanes(
     // polling needs a core that nobody else needs
     let spin = if host::cpu_count() > 1 { config.spin } else { Duration::ZERO };
     let shared = TcpShared::new(Arc::clone(regions), lanes.net, SEND_BUFFER).map_err(failed)?;
+    let pieces = config.piece_log.as_deref().and_then(PieceLog::create).map(Arc::new);
     let mut listener = Some(listener);
     let mut all = Vec::new();
     for index in 0..lanes.net + lanes.copy {
@@ -328,7 +330,10 @@ fn make_lanes(
             (lanes.copy, copies)
         };
         let siblings = u32::try_from(siblings).unwrap_or(1);
-        let driver = Driver::new(index, siblings, transports, maker(), config);
+        let mut driver = Driver::new(index, siblings, transports, maker(), config);
+        if index < lanes.net {
+            driver.record(pieces.clone());
+        }
         // a copy is done by whoever asks for it; polling for the next would only take its core
         let spin = if index < lanes.net { spin } else { Duration::ZERO };
         all.push(Lane::new(index, driver, spin, Arc::clone(panicked)).map_err(failed)?);

@@ -9,12 +9,13 @@ use crate::config::Config;
 use crate::engine::lane::LaneShared;
 use crate::engine::peer::{Link, Peer, RailFigures};
 use crate::engine::piece::Piece;
+use crate::engine::piece_log::{Entry, PieceLog};
 use crate::engine::progress::Stop;
 use crate::event::RailEvent;
 use crate::sched::health::{Cue, Health, State};
 use crate::sched::meter::{Meter, Sample};
 use crate::sched::spray::{Limits, RailView};
-use crate::slice::{Op, SliceFault, SliceOp, TransportEvent, TransportKind};
+use crate::slice::{Class, Op, SliceFault, SliceOp, TransportEvent, TransportKind};
 use crate::time::Instant;
 use crate::transport::{RailTarget, Transport};
 use std::collections::VecDeque;
@@ -86,6 +87,8 @@ struct LanePeer {
     /// Shared, so that a turn can hold it without a copy.
     rails: Arc<[u32]>,
     life: u32,
+    /// [`Peer::grown`] when its rails were made.
+    grown: u32,
     /// [`Work::version`](crate::engine::work::Work::version) when its work was last looked at.
     seen: u64,
     /// Turns in a row that found no work of this peer.
@@ -102,6 +105,11 @@ pub(super) trait RailMaker: Send + Sync + std::fmt::Debug {
 
     /// Something happened to a rail.
     fn event(&self, _event: RailEvent) {}
+
+    /// Whether this host has other addresses than when this was last asked.
+    fn ways_changed(&self) -> bool {
+        false
+    }
 }
 
 /// A rail to be made.
@@ -142,6 +150,7 @@ pub(super) struct Driver {
     limits: Limits,
     spread: claim::Spread,
     hedge: bool,
+    pieces: Option<Arc<PieceLog>>,
     /// Longest piece of a copy.
     copy_piece: u64,
     connect_timeout: Duration,
@@ -184,6 +193,7 @@ impl Driver {
             limits: limits(config, most),
             spread: claim::Spread::new(config.spray),
             hedge: config.hedge,
+            pieces: None,
             copy_piece: config.copy_piece,
             connect_timeout: config.connect_timeout,
             siblings,
@@ -192,6 +202,11 @@ impl Driver {
             wake_by: Instant::NEVER,
             watched: Instant::default(),
         }
+    }
+
+    /// Every piece that lands is to be written down.
+    pub(super) fn record(&mut self, pieces: Option<Arc<PieceLog>>) {
+        self.pieces = pieces;
     }
 
     /// Descriptors that say when a turn has something to do.
@@ -328,6 +343,7 @@ impl Driver {
                 peer: Arc::clone(&peer),
                 rails: Arc::default(),
                 life: u32::MAX,
+                grown: 0,
                 seen: u64::MAX,
                 idle_turns: 0,
             });
@@ -438,6 +454,9 @@ impl Driver {
             let figures = &rail.figures.flows[op as usize];
             figures.in_flight.store(flow.in_flight, Ordering::Relaxed);
             figures.used.store(now.0, Ordering::Relaxed);
+            if attempt.piece.class() == Class::Urgent {
+                figures.urgent.store(now.0, Ordering::Relaxed);
+            }
             rail.slices += 1;
             match self.free_attempts.pop() {
                 Some(index) => self.attempts[index] = Some(attempt),
@@ -532,6 +551,10 @@ impl Driver {
             return;
         }
         let Attempt { posted, ahead, op, .. } = *attempt;
+        if let Some(log) = &self.pieces {
+            let (peer, rail) = (&*r.peer.name, &*r.figures.name);
+            log.add(&Entry { peer, rail, op, len, ahead, posted, done: now });
+        }
         if let claim::Spread::Push(push, _) = &mut self.spread {
             let figures = r.peer.figures();
             let at = figures.iter().position(|f| Arc::ptr_eq(f, &r.figures)).unwrap_or(0);

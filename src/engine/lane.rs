@@ -301,10 +301,19 @@ impl Lane {
         if let Some(links) = &self.links {
             lock(links).read(&mut news);
         }
+        let mut more = false;
         for event in news {
-            if let LinkEvent::Link { name, running, .. } = event {
-                driver.on_link(&name, running, now);
+            match event {
+                LinkEvent::Link { name, running, .. } => {
+                    driver.on_link(&name, running, now);
+                    more |= running;
+                }
+                LinkEvent::Address { gone, .. } => more |= !gone,
+                LinkEvent::Lost => more = true,
             }
+        }
+        if more {
+            driver.on_ways();
         }
     }
 

@@ -8,7 +8,9 @@ use crate::engine::peer::{Link, Peer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EventLog, RailEvent};
 use crate::sched::spray::Limits;
+use crate::segment::RailAddr;
 use crate::slice::TransportKind;
+use crate::sync::lock;
 use crate::time::Instant;
 use crate::topology;
 use crate::transport::RailTarget;
@@ -17,7 +19,7 @@ use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// Which lanes carry a transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +44,8 @@ pub(super) struct Lanes {
     net_ns: u64,
     boot_id: String,
     pub(super) events: EventLog,
+    /// The addresses that rails can leave by, when they were last looked at.
+    ways: Mutex<Vec<RailAddr>>,
 }
 
 impl Lanes {
@@ -57,6 +61,7 @@ impl Lanes {
             net_ns,
             boot_id: boot_id.to_owned(),
             events: EventLog::default(),
+            ways: Mutex::new(own_rails(&config.rail_addrs)),
         }
     }
 
@@ -205,13 +210,15 @@ impl Lanes {
             .collect();
         let mut specs = Vec::new();
         for (index, pair) in pairs.iter().enumerate() {
-            if (peer.id as usize + index) % self.net != lane {
+            let from = pair.local.map_or_else(|| "*".to_owned(), |ip| ip.to_string());
+            let name = format!("tcp {from} -> {}", pair.remote);
+            let slot = peer.slot_of(&name);
+            if (peer.id as usize + slot) % self.net != lane {
                 continue;
             }
-            let from = pair.local.map_or_else(|| "*".to_owned(), |ip| ip.to_string());
             specs.push(RailSpec {
                 kind: TransportKind::Tcp,
-                name: format!("tcp {from} -> {}", pair.remote),
+                name,
                 // what the routers know is farther than a neighbour
                 tier: u8::from(pair.local.is_none()),
                 interface: pair
@@ -221,7 +228,7 @@ impl Lanes {
                     ways: Arc::clone(&ways),
                     way: index,
                     peer: facts.incarnation,
-                    slot: u32::try_from(index).unwrap_or(0),
+                    slot: u32::try_from(slot).unwrap_or(0),
                 }),
             });
         }
@@ -284,6 +291,14 @@ impl RailMaker for Lanes {
     fn event(&self, event: RailEvent) {
         self.events.add(event);
     }
+
+    fn ways_changed(&self) -> bool {
+        let now = own_rails(&self.config.rail_addrs);
+        let mut known = lock(&self.ways);
+        let changed = *known != now;
+        *known = now;
+        changed
+    }
 }
 
 /// Every thread has a home lane, so that two callers do not fight for one.
@@ -300,7 +315,7 @@ fn home() -> usize {
 }
 
 /// Addresses on which this host serves, for the description.
-pub(super) fn own_rails(only: &[IpAddr]) -> Vec<crate::segment::RailAddr> {
+pub(super) fn own_rails(only: &[IpAddr]) -> Vec<RailAddr> {
     match topology::interfaces(Path::new(topology::SYSFS_NET)) {
         Ok(local) => topology::rail_addrs(&local, only),
         Err(e) => {

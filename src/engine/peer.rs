@@ -42,6 +42,8 @@ pub(super) struct FlowFigures {
     pub(super) cap: AtomicU64,
     /// When something was posted or completed last, in clock nanoseconds.
     pub(super) used: AtomicU64,
+    /// When an urgent piece was posted last, in clock nanoseconds.
+    pub(super) urgent: AtomicU64,
 }
 
 impl FlowFigures {
@@ -97,6 +99,7 @@ impl RailFigures {
             in_flight: AtomicU64::new(0),
             cap: AtomicU64::new(0),
             used: AtomicU64::new(0),
+            urgent: AtomicU64::new(0),
         };
         Self {
             name,
@@ -138,12 +141,15 @@ impl RailFigures {
             cap: flow.cap.load(Ordering::Relaxed),
             tier: self.tier,
             stale: now.since(used) > STALE,
+            shared: now.since(Instant(flow.urgent.load(Ordering::Relaxed))) < SHARED_FOR,
             open: self.state().is_open(),
             own: self.lane == lane,
         }
     }
 }
 
+/// So long after an urgent piece more are expected.
+const SHARED_FOR: Duration = Duration::from_millis(20);
 /// After so long without use a rail may carry something else than it did.
 const STALE: Duration = Duration::from_millis(20);
 /// What a rail is taken to carry before it was measured, in bytes per second.
@@ -164,6 +170,10 @@ pub(super) struct Peer {
     rails_up: [AtomicU32; TransportKind::ALL.len()],
     /// Grows when the peer turns out to be another process than before: old rails are useless.
     pub(super) life: AtomicU32,
+    /// Grows when there may be more ways to the peer than its rails show.
+    pub(super) grown: AtomicU32,
+    /// The rails that it ever had, by name: a rail keeps its slot, by which the peer knows it.
+    slots: Mutex<Vec<String>>,
     refreshed: AtomicU64,
     stale: AtomicBool,
     figures: ArcSwap<Vec<Arc<RailFigures>>>,
@@ -184,6 +194,8 @@ impl Peer {
             active: (0..lanes).map(|_| AtomicBool::new(false)).collect(),
             rails_up: Default::default(),
             life: AtomicU32::new(0),
+            grown: AtomicU32::new(0),
+            slots: Mutex::default(),
             refreshed: AtomicU64::new(Instant::now().0),
             stale: AtomicBool::new(false),
             figures: ArcSwap::default(),
@@ -214,7 +226,12 @@ impl Peer {
             let fresh = link(&desc);
             *write(&self.link) = fresh;
         }
+        let ways = |desc: &SegmentDesc| desc.tent.as_ref().map(|t| t.rails.clone());
+        let more = ways(&old) != ways(&desc);
         self.desc.store(Arc::new(desc));
+        if more {
+            self.grown.fetch_add(1, Ordering::AcqRel);
+        }
         if other {
             self.life.fetch_add(1, Ordering::AcqRel);
             log::info!("segment {} is a new process", self.name);
@@ -257,6 +274,15 @@ impl Peer {
             reach.cross_memory = host.cma_ok();
         }
         Some((buffer.access, reach))
+    }
+
+    /// The slot of the rail of that name, the same as long as the peer is known.
+    pub(super) fn slot_of(&self, rail: &str) -> usize {
+        let mut slots = lock(&self.slots);
+        slots.iter().position(|name| name == rail).unwrap_or_else(|| {
+            slots.push(rail.to_owned());
+            slots.len() - 1
+        })
     }
 
     pub(super) fn rails_up(&self, kind: TransportKind) -> &AtomicU32 {

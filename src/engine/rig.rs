@@ -16,7 +16,7 @@ use crate::event::{EventLog, RailEvent};
 use crate::id::Incarnation;
 use crate::sched::spray::{self, Limits};
 use crate::segment::{Access, Buffer, HostIdentity, Permission, SegmentDesc, TentFacts};
-use crate::slice::{Class, Op, TransportKind, TransportMask};
+use crate::slice::{Class, Op, Priority, TransportKind, TransportMask};
 use crate::sync::lock;
 use crate::time::Instant;
 use crate::transport::{RailTarget, Transport};
@@ -39,6 +39,7 @@ pub(crate) struct RigRail {
 pub(crate) struct Wish {
     pub(crate) op: Op,
     pub(crate) class: Class,
+    pub(crate) priority: Priority,
     /// As [`Rig::add_peer`] numbers it.
     pub(crate) peer: usize,
     pub(crate) local: usize,
@@ -206,6 +207,7 @@ impl Rig {
         let spec = Spec {
             op: wish.op,
             class: wish.class,
+            priority: wish.priority,
             local: wish.local,
             remote: wish.remote,
             len: wish.len,
@@ -213,6 +215,7 @@ impl Rig {
             allowed: TransportMask::ALL,
             route: OnceLock::new(),
             deadline: now.after(wish.timeout),
+            due: now.after(wish.timeout),
             pin: Mutex::new(None),
         };
         Task { spec, progress: Progress::new(wish.len) }

@@ -6,10 +6,10 @@ use crate::engine::core::Core;
 use crate::engine::lanes::{Family, Lanes};
 use crate::engine::peer::Peer;
 use crate::engine::progress::{LEN_MAX, Progress};
-use crate::engine::{Request, TaskStatus};
+use crate::engine::{Request, RequestOptions, TaskStatus};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sched::plan;
-use crate::slice::{Class, Op, TransportMask};
+use crate::slice::{Class, Op, Priority, TransportMask};
 use crate::sync::lock;
 use crate::time::Instant;
 use smallvec::SmallVec;
@@ -147,14 +147,17 @@ impl Core {
                 }
             }
         }
-        let urgent = request.options.urgent || len <= self.config.urgent_below;
-        let timeout = request.options.timeout.unwrap_or_else(|| {
+        let RequestOptions { priority, urgent, timeout, .. } = request.options;
+        let small = len <= self.config.urgent_below && priority != Priority::Low;
+        let due = now.after(timeout.unwrap_or(self.config.task_timeout));
+        let timeout = timeout.unwrap_or_else(|| {
             // large transfers get the time that a slow network needs
             self.config.task_timeout.saturating_add(Duration::from_micros(len / BYTES_PER_US))
         });
         let spec = Spec {
             op: request.op,
-            class: if urgent { Class::Urgent } else { Class::Bulk },
+            class: if urgent || small { Class::Urgent } else { Class::Bulk },
+            priority,
             local,
             remote,
             len,
@@ -162,6 +165,7 @@ impl Core {
             allowed,
             route,
             deadline: now.after(timeout),
+            due,
             pin: Mutex::new(pin),
         };
         Ok(Task { spec, progress: Progress::new(len) })

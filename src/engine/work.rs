@@ -1,7 +1,7 @@
 //! The work that waits for a peer: tasks with unclaimed bytes, and pieces that came back from a rail.
 //! Lanes claim from it (D3); locks are held for a few loads and stores.
 
-use crate::engine::batch::TaskRef;
+use crate::engine::batch::{Spec, TaskRef};
 use crate::engine::piece::Piece;
 use crate::engine::progress::Stop;
 use crate::slice::{Class, Op, TransportKind};
@@ -27,7 +27,47 @@ pub(super) struct Offer {
 struct Queues {
     returned: VecDeque<Piece>,
     urgent: VecDeque<TaskRef>,
-    bulk: VecDeque<TaskRef>,
+    /// By [`Priority`]; each by [`Spec::due`](crate::engine::batch::Spec).
+    bulk: [VecDeque<TaskRef>; 3],
+    /// Claims of bulk work while several priorities waited.
+    turns: u32,
+}
+
+impl Queues {
+    fn line(&mut self, spec: &Spec) -> &mut VecDeque<TaskRef> {
+        match spec.class {
+            Class::Urgent => &mut self.urgent,
+            Class::Bulk => &mut self.bulk[spec.priority as usize],
+        }
+    }
+
+    /// Behind what is due no later: at the end, unless somebody set a deadline.
+    fn insert(&mut self, task: TaskRef) {
+        let spec = &task.task().spec;
+        let (due, line) = (spec.due, self.line(spec));
+        let due_of = |task: &TaskRef| task.task().spec.due;
+        if line.back().is_none_or(|last| due_of(last) <= due) {
+            line.push_back(task);
+        } else {
+            let at = line.partition_point(|other| due_of(other) <= due);
+            line.insert(at, task);
+        }
+    }
+
+    /// Whether the lowest class of bulk work is to come first for once.
+    fn is_low_turn(&mut self) -> bool {
+        let several = self.bulk.iter().filter(|line| !line.is_empty()).count() > 1;
+        self.turns = self.turns.wrapping_add(u32::from(several));
+        several && self.turns.is_multiple_of(LOW_TURN)
+    }
+
+    fn lines(&self) -> impl Iterator<Item = &VecDeque<TaskRef>> {
+        std::iter::once(&self.urgent).chain(&self.bulk)
+    }
+
+    fn lines_mut(&mut self) -> impl Iterator<Item = &mut VecDeque<TaskRef>> {
+        std::iter::once(&mut self.urgent).chain(&mut self.bulk)
+    }
 }
 
 /// See the module.
@@ -49,11 +89,7 @@ impl Work {
         self.backlog.fetch_add(bytes, Ordering::Relaxed);
         let mut queues = lock(&self.queues);
         for task in tasks {
-            let queue = match task.task().spec.class {
-                Class::Urgent => &mut queues.urgent,
-                Class::Bulk => &mut queues.bulk,
-            };
-            queue.push_back(task.clone());
+            queues.insert(task.clone());
         }
         for task in tasks {
             self.waiting[task.kind() as usize].fetch_add(1, Ordering::Release);
@@ -90,7 +126,8 @@ impl Work {
         self.waiting[kind as usize].load(Ordering::Acquire) != 0
     }
 
-    /// Claims the next piece for rails of `kind`: what came back first, then urgent work, then the rest.
+    /// Claims the next piece for rails of `kind`: what came back first, then urgent work, then the rest by
+    /// priority and deadline.
     /// `size` says how much of it may be taken, or that it must wait; then the next is offered that goes
     /// the other way or is of another class.
     pub(super) fn claim(
@@ -105,10 +142,14 @@ impl Work {
         let mut over = Vec::new();
         let piece = {
             let mut queues = lock(&self.queues);
-            let Queues { returned, urgent, bulk } = &mut *queues;
+            let low_first = queues.is_low_turn();
+            let Queues { returned, urgent, bulk, .. } = &mut *queues;
             self.claim_returned(returned, kind, &mut size, &mut over).or_else(|| {
-                let mut lines = [urgent, bulk].into_iter();
-                lines.find_map(|line| self.claim_from(line, kind, &mut size))
+                self.claim_from(urgent, kind, &mut size).or_else(|| {
+                    let last = bulk.len() - 1;
+                    let order = |at| if low_first { last - at } else { at };
+                    (0..=last).find_map(|at| self.claim_from(&mut bulk[order(at)], kind, &mut size))
+                })
             })
         };
         over.into_iter().for_each(Piece::lost);
@@ -166,8 +207,7 @@ impl Work {
             return;
         }
         let mut queues = lock(&self.queues);
-        let Queues { urgent, bulk, .. } = &mut *queues;
-        for line in [urgent, bulk] {
+        for line in queues.lines_mut() {
             let small = |t: &TaskRef| t.goes_by(kind) && t.task().progress.unclaimed() <= longest;
             while more(claimed) && line.front().is_some_and(small) {
                 claimed.extend(self.claim_from(line, kind, &mut |offer: &Offer| Some(offer.rest)));
@@ -258,7 +298,7 @@ impl Work {
         to: impl Fn(&TaskRef) -> Option<TransportKind>,
     ) -> Vec<TransportKind> {
         let queues = lock(&self.queues);
-        let tasks = queues.urgent.iter().chain(&queues.bulk);
+        let tasks = queues.lines().flatten();
         let waiting: Vec<&TaskRef> = tasks
             .chain(queues.returned.iter().map(|p| &p.task))
             .filter(|task| task.goes_by(from))
@@ -282,8 +322,7 @@ impl Work {
     fn remove(&self, which: impl Fn(&TaskRef) -> bool) -> (Vec<TaskRef>, Vec<Piece>) {
         let (mut tasks, mut pieces) = (Vec::new(), Vec::new());
         let mut queues = lock(&self.queues);
-        let Queues { returned, urgent, bulk } = &mut *queues;
-        for line in [urgent, bulk] {
+        for line in queues.lines_mut() {
             line.retain(|task| {
                 let hit = which(task);
                 if hit {
@@ -292,8 +331,8 @@ impl Work {
                 !hit
             });
         }
-        for piece in std::mem::take(returned) {
-            if which(&piece.task) { pieces.push(piece) } else { returned.push_back(piece) }
+        for piece in std::mem::take(&mut queues.returned) {
+            if which(&piece.task) { pieces.push(piece) } else { queues.returned.push_back(piece) }
         }
         for piece in &pieces {
             self.backlog.fetch_sub(signed(piece.len), Ordering::Relaxed);
@@ -311,3 +350,5 @@ fn signed(bytes: u64) -> i64 {
 
 /// Entries of a line that a claim looks at: beyond a few that cannot go now, the others will not either.
 const MAX_LOOK: usize = 64;
+/// One claim in so many goes to the lowest class first.
+const LOW_TURN: u32 = 16;

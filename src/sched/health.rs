@@ -199,15 +199,17 @@ impl Health {
         if peer_heard >= since.after(patience / 2) { since.after(patience) } else { alone }
     }
 
-    /// When a rail that is down is asked again: soon at first, backing off to a second; a flapping one
-    /// later.
+    /// When a rail that is down is asked again: at once at first, for a connection may break over a sound
+    /// link, then soon, backing off to a second; one that flaps later.
     pub fn retry_at(&self) -> Instant {
         let pause = match self.asked {
-            few @ 0..PROBES_SOON => PROBE_FIRST * (1 << few),
+            0 => PROBE_NOW,
+            few @ 1..PROBES_SOON => PROBE_FIRST * (1 << few),
             PROBES_SOON..PROBES_OFTEN => PROBE_FIRST * (1 << PROBES_SOON),
             many => PROBE_FIRST * (1 << PROBES_SOON) * (many - PROBES_OFTEN + 1).min(64),
         };
-        self.down_since.after(pause.min(PROBE_LAST) + PENALTY * self.penalty)
+        let penalty = PENALTY * self.penalty.saturating_sub(PENALTY_FREE);
+        self.down_since.after(pause.min(PROBE_LAST) + penalty)
     }
 
     /// How long an answer is waited for, for a rail whose round trip is `rtt`: a lost question is repeated
@@ -253,7 +255,9 @@ const SILENCE_MAX: u64 = 500_000_000;
 const GAP_MAX: u64 = SILENCE_MAX / 3;
 /// Silence of all rails of a peer that makes one suspect: the process is stopped, or the machine busy.
 const ALL_SILENT: Duration = Duration::from_millis(500);
-/// First pause before a lost rail is asked again.
+/// Pause before a lost rail is asked again, and after the first question that was not answered half of the next.
+const PROBE_NOW: Duration = Duration::from_millis(1);
+/// See [`PROBE_NOW`].
 const PROBE_FIRST: Duration = Duration::from_millis(5);
 /// The pause doubles so often.
 const PROBES_SOON: u32 = 3;
@@ -263,7 +267,9 @@ const PROBES_OFTEN: u32 = 100;
 const PROBE_LAST: Duration = Duration::from_secs(1);
 /// What each loss adds to the pause, and how many count.
 const PENALTY: Duration = Duration::from_millis(5);
-const PENALTY_MAX: u32 = 8;
+const PENALTY_MAX: u32 = 10;
+/// So many losses may be chance.
+const PENALTY_FREE: u32 = 2;
 /// Time after which a loss is forgotten.
 const FORGIVE: Duration = Duration::from_secs(5);
 /// How long the first answer of a rail is waited for; the kernel repeats a lost SYN after a second.

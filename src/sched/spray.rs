@@ -21,6 +21,8 @@ pub struct RailView {
     /// Idle for so long that its rate may be an old one: it is given a small piece to show what it carries
     /// now, though by the tail rule the others would do without.
     pub stale: bool,
+    /// It carried urgent pieces just now: less bulk is kept in their way.
+    pub shared: bool,
     /// Takes slices now.
     pub open: bool,
     /// Belongs to the lane that asks.
@@ -41,13 +43,14 @@ pub struct Limits {
 }
 
 /// Slow rails get the whole quantum; a fast one the time in which it carries [`QUANTUM_BYTES`].
-fn quantum(rate: f64, limits: &Limits) -> f64 {
-    (QUANTUM_BYTES / rate).clamp(QUANTUM_MIN.min(float(limits.quantum)), float(limits.quantum))
+fn quantum(rail: &RailView, limits: &Limits) -> f64 {
+    let longest = float(limits.quantum) * if rail.shared { SHARED } else { 1.0 };
+    (QUANTUM_BYTES / rail.rate).clamp(QUANTUM_MIN.min(longest), longest)
 }
 
 /// Bytes that the rail may have in flight before it stops to claim (I5).
 pub fn window(rail: &RailView, limits: &Limits) -> u64 {
-    let bytes = rail.rate * (rail.rtt + quantum(rail.rate, limits));
+    let bytes = rail.rate * (rail.rtt + quantum(rail, limits));
     whole(bytes).clamp(2 * limits.shortest, limits.window.max(2 * limits.shortest)).min(rail.cap)
 }
 
@@ -134,7 +137,7 @@ pub fn pick_urgent(rails: &[RailView], len: u64, extra: u64, limits: &Limits) ->
 /// that the last piece of a slow rail keeps nobody waiting.
 fn piece(rail: &RailView, rest: u64, total_rate: f64, limits: &Limits) -> u64 {
     let longest = limits.longest.max(limits.shortest);
-    let quarter = whole(rail.rate * quantum(rail.rate, limits) / 4.0);
+    let quarter = whole(rail.rate * quantum(rail, limits) / 4.0);
     let share = whole(float(rest) * rail.rate / total_rate.max(rail.rate));
     let bytes = quarter.clamp(limits.shortest, longest).min(share.max(limits.shortest));
     // whole pages keep copies aligned
@@ -166,6 +169,8 @@ const PAGE: u64 = 4096;
 const TAIL_SLACK: f64 = 1e4;
 /// A fast rail's quantum is the time for so many bytes: beyond, longer pieces save nothing.
 const QUANTUM_BYTES: f64 = 2_097_152.0;
+/// Part of the quantum on a rail that carries urgent pieces too.
+const SHARED: f64 = 0.4;
 /// Shortest quantum, nanoseconds.
 const QUANTUM_MIN: f64 = 2e4;
 
@@ -185,6 +190,7 @@ mod tests {
             cap: u64::MAX,
             tier: 0,
             stale: false,
+            shared: false,
             open: true,
             own: true,
         }
@@ -240,6 +246,7 @@ mod tests {
                 cap,
                 tier,
                 stale: false,
+                shared: false,
                 open,
                 own,
             },

@@ -5,7 +5,7 @@ use super::rng::Rng;
 use super::world::{HOME, Nature, World, host_base};
 use crate::config::Spray;
 use crate::engine::rig::Wish;
-use crate::slice::{Class, Op};
+use crate::slice::{Class, Op, Priority};
 use std::time::Duration;
 
 /// Which promise a run looks at.
@@ -228,6 +228,11 @@ impl Plan {
                         Class::Urgent
                     } else {
                         Class::Bulk
+                    },
+                    priority: match rng.below(3) {
+                        0 => Priority::High,
+                        1 => Priority::Medium,
+                        _ => Priority::Low,
                     },
                     peer,
                     local: index(HOME + at),

@@ -7,7 +7,7 @@ use super::world::{HOME, Nature, START, World, host_base, host_key, index};
 use crate::config::{Config, Spray};
 use crate::engine::TaskState;
 use crate::engine::rig::{Rig, RigRail, Ticket, Wish};
-use crate::slice::{Class, Op};
+use crate::slice::{Class, Op, Priority};
 use crate::sync::lock;
 use crate::time::Instant;
 use crate::transport::{RailTarget, Transport};
@@ -110,6 +110,7 @@ impl Stage {
         let wish = Wish {
             op: ask.op,
             class: ask.class,
+            priority: Priority::Medium,
             peer: ask.peer,
             local: usize::try_from(HOME).unwrap_or(0),
             remote: host_base(ask.peer),

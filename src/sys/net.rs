@@ -31,7 +31,7 @@ unsafe impl Send for IoRange {}
 pub fn bound_send_buffer(stream: &TcpStream, bytes: usize) {
     if let (true, Ok(bytes)) = (bytes > 0, libc::c_int::try_from(bytes)) {
         // a socket without the bound works, only less well
-        set_option(stream, libc::SO_SNDBUF, &bytes).ok();
+        set_option(stream, libc::SOL_SOCKET, libc::SO_SNDBUF, &bytes).ok();
     }
 }
 
@@ -47,6 +47,21 @@ pub fn no_pacing(stream: &TcpStream) {
 
 /// Built into every kernel.
 const RENO: &[u8] = b"reno";
+
+/// Has the kernel ask after the other end when nothing comes for ten seconds, and end the connection when it
+/// is not there any more: of a peer that was cut off while it closed, no byte would ever tell.
+pub fn keep_alive(stream: &TcpStream) {
+    let tcp = libc::IPPROTO_TCP;
+    let options = [
+        (tcp, libc::TCP_KEEPIDLE, 10),
+        (tcp, libc::TCP_KEEPINTVL, 5),
+        (tcp, libc::TCP_KEEPCNT, 3),
+        (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
+    ];
+    for (level, name, value) in options {
+        set_option::<libc::c_int>(stream, level, name, &value).ok();
+    }
+}
 
 /// How long ago the last bytes arrived in the kernel; zero if it does not say.
 pub fn since_last_data(stream: &TcpStream) -> Duration {
@@ -73,7 +88,7 @@ fn tcp_info(stream: &TcpStream) -> libc::tcp_info {
 /// Makes the next close a reset, which throws away what the kernel still holds for the peer.
 pub fn reset_on_close(stream: &TcpStream) {
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-    set_option(stream, libc::SO_LINGER, &linger).ok();
+    set_option(stream, libc::SOL_SOCKET, libc::SO_LINGER, &linger).ok();
 }
 
 /// Sends from `ranges` without blocking; bytes taken by the kernel.
@@ -114,8 +129,13 @@ fn message() -> libc::msghdr {
     unsafe { std::mem::zeroed() }
 }
 
-fn set_option<T>(stream: &TcpStream, name: libc::c_int, value: &T) -> io::Result<()> {
-    let (fd, level) = (stream.as_raw_fd(), libc::SOL_SOCKET);
+fn set_option<T>(
+    stream: &TcpStream,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: &T,
+) -> io::Result<()> {
+    let fd = stream.as_raw_fd();
     let pointer = std::ptr::from_ref(value).cast();
     // SAFETY: `pointer` and the length describe `value`, which outlives the call.
     let rc = unsafe { libc::setsockopt(fd, level, name, pointer, socklen::<T>()) };

@@ -424,6 +424,7 @@ impl TcpTransport {
                     if within_host || from.ip().to_canonical().is_loopback() {
                         net::no_pacing(&socket);
                     }
+                    net::keep_alive(&socket);
                     let count = self.shared.lanes.len();
                     let lane = self.shared.next_lane.fetch_add(1, Ordering::Relaxed) % count;
                     let inbox = &self.shared.lanes[lane];

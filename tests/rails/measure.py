@@ -373,7 +373,8 @@ def m18(pair, options):
     time.sleep(2.5)
     settled = pair.ask("settle", seconds=120)
     back = pair.warm_up()
-    for _ in range(40):
+    # a connection whose end was swallowed is asked after by its kernel after ten seconds
+    for _ in range(60):
         now = pair.facts()
         leaks = [f"{end} {b[key] - a[key]} {key}" for end, a, b in zip(("target", "initiator"), before, now)
                  for key in ("fds", "threads") if b[key] > a[key]]

@@ -22,10 +22,11 @@ from storm import Storm
 SCENARIOS = {}
 
 
-def scenario(seconds, rails="unequal", names=NAMES):
-    """Registers a scenario: a function of a pair of hosts with their movers, which has to end in that time."""
+def scenario(seconds, rails="unequal", names=NAMES, late=None):
+    """Registers a scenario: a function of a pair of hosts with their movers, which has to end in that time.
+    The link of rail `late` is down at first."""
     def register(function):
-        SCENARIOS[function.__name__] = (function, seconds, rails, names)
+        SCENARIOS[function.__name__] = (function, seconds, rails, names, late)
         return function
     return register
 
@@ -174,7 +175,7 @@ def storm(pair):
     check_no_leak(pair, before)
 
 
-def check_no_leak(pair, before, seconds=8):
+def check_no_leak(pair, before, seconds=14):
     """Descriptors and threads of both ends are again as many as before, soon."""
     until = time.monotonic() + seconds
     while True:
@@ -204,6 +205,18 @@ def all_dead(pair):
     check_churn(pair, pair.result(30))
 
 
+@scenario(25, late=4)
+def late(pair):
+    """A rail whose link was down when the peer was opened carries bytes when the link is there."""
+    check(pair.ask("stream", seconds=20, ms=300)["failures"] == 0, "transfers failed")
+    check(pair.states()[3] is None, "there is a rail over a link that is down")
+    pair.rails.heal()
+    wait_until_up(pair, 4)
+    before = pair.states()
+    check(pair.ask("stream", seconds=20, ms=800)["failures"] == 0, "transfers failed")
+    check_carried(before, pair.states())
+
+
 @scenario(20)
 def drain(pair):
     """A rail is drained under load, without any failure; then it carries nothing, until it is undrained."""
@@ -227,11 +240,14 @@ def drain(pair):
 
 def run_scenario(name, directory):
     """Runs one; None, or why it is not right."""
-    function, seconds, kind, names = SCENARIOS[name]
+    function, seconds, kind, names, late_rail = SCENARIOS[name]
     until = time.monotonic() + seconds
     try:
-        with Rails(KINDS[kind]) as rails, Pair(rails, directory, names=names, until=until) as pair:
-            function(pair)
+        with Rails(KINDS[kind]) as rails:
+            if late_rail:
+                rails.link(late_rail, False)
+            with Pair(rails, directory, names=names, until=until) as pair:
+                function(pair)
     except (AssertionError, Late, Gone) as why:
         return str(why)
     except Exception:

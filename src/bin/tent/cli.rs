@@ -308,6 +308,10 @@ pub(crate) struct SimArgs {
     /// A scenario of size, as a table: each policy against the fluid bound, and times of requests
     #[arg(long, value_parser = SCENARIOS, conflicts_with_all = ["seed", "runs"])]
     pub(crate) scenario: Option<String>,
+    /// Judge the models of a rail by a record of pieces (TENT_PIECE_LOG=FILE): how far each was from the
+    /// time that a piece took
+    #[arg(long, conflicts_with_all = ["seed", "runs", "scenario", "sabotage"])]
+    pub(crate) replay: Option<PathBuf>,
     /// Only this policy: pull, predict2, predict3, round_robin, static
     #[arg(long, requires = "scenario")]
     pub(crate) policy: Option<String>,

@@ -145,6 +145,10 @@ impl Driver {
             let (peer, old) = (Arc::clone(&entry.peer), std::mem::take(&mut entry.rails));
             self.replace_rails(&peer, &old, now);
         }
+        let grown = self.peer(id).map(|p| p.peer.grown.load(Ordering::Acquire));
+        if self.peer(id).map(|p| p.grown) != grown {
+            self.add_missing(id, now);
+        }
         let rails = self.peer(id).map(|p| Arc::clone(&p.rails)).unwrap_or_default();
         for number in rails.iter().copied() {
             let Some(rail) = self.rails[number as usize].as_ref() else { continue };
@@ -201,9 +205,41 @@ impl Driver {
         }
         let maker = self.maker.upgrade();
         let specs = maker.map_or_else(Vec::new, |m| m.rails(self.lane, peer, &peer.link()));
+        let grown = peer.grown.load(Ordering::Acquire);
         let rails = specs.into_iter().filter_map(|spec| self.add_rail(peer, spec, now)).collect();
         if let Some(entry) = self.peer_mut(peer.id) {
+            entry.grown = grown;
             entry.rails = rails;
+        }
+    }
+
+    /// Makes the rails that have become possible since the others were made.
+    fn add_missing(&mut self, id: u32, now: Instant) {
+        let Some(entry) = self.peer_mut(id) else { return };
+        entry.grown = entry.peer.grown.load(Ordering::Acquire);
+        let (peer, mut rails) = (Arc::clone(&entry.peer), entry.rails.to_vec());
+        let Some(maker) = self.maker.upgrade() else { return };
+        let names: Vec<String> = rails.iter().map(|rail| self.rail_name(*rail)).collect();
+        for spec in maker.rails(self.lane, &peer, &peer.link()) {
+            if !names.contains(&spec.name) {
+                log::info!("segment {}: one more rail, {}", peer.name, spec.name);
+                rails.extend(self.add_rail(&peer, spec, now));
+            }
+        }
+        if let Some(entry) = self.peer_mut(id) {
+            entry.rails = rails.into();
+        }
+    }
+
+    /// This host may have got an address: with it there may be more ways to every peer, which may know its
+    /// own end of them only now too.
+    pub(in crate::engine) fn on_ways(&mut self) {
+        if !self.maker.upgrade().is_some_and(|maker| maker.ways_changed()) {
+            return;
+        }
+        for entry in self.peers.iter().flatten() {
+            entry.peer.mark_stale();
+            entry.peer.grown.fetch_add(1, Ordering::AcqRel);
         }
     }
 

@@ -5,7 +5,7 @@ use crate::engine::driver::{RailMaker, RailSpec};
 use crate::engine::peer::Link;
 use crate::engine::progress::Progress;
 use crate::segment::SegmentDesc;
-use crate::slice::{Class, Op, TransportKind, TransportMask};
+use crate::slice::{Class, Op, Priority, TransportKind, TransportMask};
 use crate::transport::cma::CmaTransport;
 
 #[derive(Debug)]
@@ -40,6 +40,7 @@ fn lanes_with_work(bytes: u64) -> (Vec<Arc<Lane>>, Arc<Peer>, Arc<Batch>) {
     let spec = Spec {
         op: Op::Write,
         class: Class::Bulk,
+        priority: Priority::Medium,
         local: 4096,
         remote: 4096,
         len: bytes,
@@ -47,6 +48,7 @@ fn lanes_with_work(bytes: u64) -> (Vec<Arc<Lane>>, Arc<Peer>, Arc<Batch>) {
         allowed: TransportMask::ALL,
         route: Route::new(TransportKind::Cma, None).into(),
         deadline: Instant::NEVER,
+        due: Instant::NEVER,
         pin: Mutex::new(None),
     };
     let tasks: TaskRefs = batch.push([Task { spec, progress: Progress::new(bytes) }]);
