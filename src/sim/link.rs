@@ -99,11 +99,19 @@ impl Link {
         self.version += 1;
     }
 
-    /// The flow, which was idle here, has `bytes` to send.
-    pub(super) fn push(&mut self, flow: u32, bytes: f64, now: Instant) {
+    /// The flow, which was idle here, has `bytes` to send; what [`Link::left`] wants to know of it.
+    pub(super) fn push(&mut self, flow: u32, bytes: f64, now: Instant) -> f64 {
         self.advance(now);
-        self.active.push(Head { finish: self.served + bytes, flow });
+        let finish = self.served + bytes;
+        self.active.push(Head { finish, flow });
         self.version += 1;
+        finish
+    }
+
+    /// Bytes that are left of an item in service, by what [`Link::push`] gave.
+    pub(super) fn left(&mut self, finish: f64, now: Instant) -> f64 {
+        self.advance(now);
+        (finish - self.served).max(0.0)
     }
 
     /// When the next item will be through, if nothing changes.

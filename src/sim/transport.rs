@@ -119,6 +119,12 @@ impl Transport for SimTransport {
         }
     }
 
+    fn bytes_through(&mut self, rail: u32) -> Option<u64> {
+        let world = Arc::clone(&self.world);
+        let conn = self.rail(rail).conn?;
+        Some(lock(&world).bytes_through(conn))
+    }
+
     fn cancel(&mut self, rail: u32, token: u64) {
         let world = Arc::clone(&self.world);
         if let Some(conn) = self.rail(rail).conn {

@@ -53,6 +53,9 @@ pub(super) struct Flow {
     items: VecDeque<Item>,
     /// It waits for a timer, with so many bytes of its first item left.
     pub(super) left: Option<f64>,
+    /// Of the first item, if it is in service ([`Link::left`](super::link::Link::left)); bytes of those before.
+    finish: f64,
+    carried: u64,
     /// When its last item arrived: nothing overtakes.
     last: Instant,
 }
@@ -131,8 +134,17 @@ impl World {
         let first = index(self.flows.len());
         for (at, link) in links.iter().enumerate() {
             let next = (at + 1 < links.len()).then_some(first + index(at) + 1);
-            let (items, left, last) = (VecDeque::new(), None, Instant(0));
-            self.flows.push(Flow { conn, link: *link, next, back, items, left, last });
+            self.flows.push(Flow {
+                conn,
+                link: *link,
+                next,
+                back,
+                items: VecDeque::new(),
+                left: None,
+                finish: 0.0,
+                carried: 0,
+                last: Instant(0),
+            });
         }
         first
     }
@@ -268,7 +280,7 @@ impl World {
         f.items.push_back(item);
         if f.items.len() == 1 && f.left.is_none() {
             let link = f.link;
-            self.links[link as usize].push(flow, float(item.bytes), self.now);
+            f.finish = self.links[link as usize].push(flow, float(item.bytes), self.now);
             self.replan(link);
         }
     }
@@ -279,7 +291,7 @@ impl World {
             && !f.items.is_empty()
         {
             let link = f.link;
-            self.links[link as usize].push(flow, left, self.now);
+            f.finish = self.links[link as usize].push(flow, left, self.now);
             self.replan(link);
         }
     }
@@ -294,15 +306,34 @@ impl World {
         let wait = latency + self.rng.below(jitter + 1);
         let f = &mut self.flows[flow as usize];
         let item = f.items.pop_front();
+        f.carried += item.map_or(0, |i| i.bytes);
         f.last = f.last.max(Instant(self.now.0 + wait));
         let at = f.last;
         if let Some(next) = f.items.front() {
-            l.push(flow, float(next.bytes), self.now);
+            f.finish = l.push(flow, float(next.bytes), self.now);
         }
         self.replan(link);
         if let Some(item) = item {
             self.plan_at(at, Happening::Crossed { flow, item });
         }
+    }
+
+    /// Bytes that have come through the last links of a connection, both ways.
+    pub(super) fn bytes_through(&mut self, conn: u32) -> u64 {
+        let mut through = 0;
+        for first in self.conns[conn as usize].flows.into_iter().flatten() {
+            let mut flow = first;
+            while let Some(next) = self.flows[flow as usize].next {
+                flow = next;
+            }
+            let f = &self.flows[flow as usize];
+            let in_service = f.items.front().filter(|_| f.left.is_none());
+            let part = in_service.map_or(0.0, |item| {
+                float(item.bytes) - self.links[f.link as usize].left(f.finish, self.now)
+            });
+            through += f.carried + whole(part);
+        }
+        through
     }
 
     fn crossed(&mut self, flow: u32, item: Item) {
@@ -610,6 +641,11 @@ fn carry(from: &Memory, at: u64, to: &mut Memory, addr: u64, len: u64) {
     if from.is_kept() && to.is_kept() {
         to.slice_mut(addr, len).copy_from_slice(from.slice(at, len));
     }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bytes of an item")]
+fn whole(bytes: f64) -> u64 {
+    bytes as u64
 }
 
 #[expect(clippy::cast_precision_loss, reason = "bytes of one item")]
