@@ -15,6 +15,7 @@ use std::sync::Arc;
 pub mod cma;
 #[cfg(test)]
 mod contract;
+pub mod copy;
 pub mod local;
 pub mod shm;
 pub mod tcp;

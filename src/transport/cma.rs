@@ -8,62 +8,33 @@
 
 #![allow(unsafe_code, reason = "has the kernel copy to and from registered memory")]
 
-use super::local::{COPY_CAPABILITIES, CopyFailure, CopyRails};
+use super::RailTarget;
+use super::copy::{CopyFailure, CopyPath, CopyTransport};
 use super::shm::HostRail;
-use super::{RailTarget, Transport};
-use crate::slice::{
-    Capabilities, DownCause, Op, SliceFault, SliceOp, TransportEvent, TransportKind,
-};
+use crate::slice::{DownCause, Op, SliceFault, SliceOp, TransportKind};
 use crate::sys::host;
 use crate::sys::mem::{self, Direction, Stopped};
-use std::os::fd::RawFd;
 
 /// The transport `cma`.
-#[derive(Debug, Default)]
-pub struct CmaTransport {
-    rails: CopyRails<HostRail>,
-}
+pub type CmaTransport = CopyTransport<CmaPath>;
 
-impl CmaTransport {
-    /// A transport without rails.
-    pub fn new() -> Self {
-        Self::default()
-    }
-}
+/// To any registered memory of a peer that the kernel lets us copy with.
+#[derive(Debug)]
+pub struct CmaPath(HostRail);
 
-impl Transport for CmaTransport {
-    fn kind(&self) -> TransportKind {
-        TransportKind::Cma
+impl CopyPath for CmaPath {
+    const KIND: TransportKind = TransportKind::Cma;
+
+    fn open(to: &RailTarget) -> Result<Self, DownCause> {
+        let rail = HostRail::new(to)?;
+        if rail.link.cma_ok() { Ok(Self(rail)) } else { Err(DownCause::Unreachable) }
     }
 
-    fn capabilities(&self) -> Capabilities {
-        COPY_CAPABILITIES
-    }
-
-    fn connect(&mut self, rail: u32, to: &RailTarget) {
-        let allowed = |rail: HostRail| {
-            if rail.link.cma_ok() { Ok(rail) } else { Err(DownCause::Unreachable) }
-        };
-        self.rails.connect(rail, HostRail::new(to).and_then(allowed));
-    }
-
-    fn post(&mut self, rail: u32, ops: &[SliceOp]) -> usize {
-        self.rails.post(rail, ops, |rail, ops| match copy_many(rail, ops) {
-            0 => copy(rail, &ops[0]).map(|()| 1),
+    fn copy(&mut self, ops: &[SliceOp]) -> Result<usize, CopyFailure> {
+        match copy_many(&mut self.0, ops) {
+            0 => copy(&mut self.0, &ops[0]).map(|()| 1),
             copied => Ok(copied),
-        })
-    }
-
-    fn poll(&mut self, events: &mut Vec<TransportEvent>) -> usize {
-        self.rails.poll(events)
-    }
-
-    fn abort(&mut self, rail: u32) {
-        self.rails.abort(rail);
-    }
-
-    fn wait_fd(&self) -> Option<RawFd> {
-        None
+        }
     }
 }
 
@@ -150,7 +121,8 @@ mod tests {
     use crate::memory::Regions;
     use crate::memory::link::HostLink;
     use crate::memory::link::tests::facts_of;
-    use crate::slice::Class;
+    use crate::slice::{Class, TransportEvent};
+    use crate::transport::Transport;
     use std::sync::Arc;
 
     const LEN: usize = 1 << 16;

@@ -2,58 +2,30 @@
 
 #![allow(unsafe_code, reason = "copies registered memory, which is never a Rust reference")]
 
-use super::{RailTarget, Transport};
+use super::RailTarget;
+use super::copy::{CopyFailure, CopyPath, CopyTransport};
 use crate::memory::Regions;
-use crate::slice::{Capabilities, DownCause, SliceFault, SliceOp, TransportEvent, TransportKind};
+use crate::slice::{DownCause, SliceFault, SliceOp, TransportKind};
 use crate::sys::mem;
-use std::os::fd::RawFd;
 use std::sync::Arc;
 
 /// The transport `local`.
-#[derive(Debug, Default)]
-pub struct LocalTransport {
-    rails: CopyRails<Arc<Regions>>,
-}
+pub type LocalTransport = CopyTransport<LocalPath>;
 
-impl LocalTransport {
-    /// A transport without rails.
-    pub fn new() -> Self {
-        Self::default()
-    }
-}
+/// To the regions of an engine of this process.
+#[derive(Debug)]
+pub struct LocalPath(Arc<Regions>);
 
-impl Transport for LocalTransport {
-    fn kind(&self) -> TransportKind {
-        TransportKind::Local
+impl CopyPath for LocalPath {
+    const KIND: TransportKind = TransportKind::Local;
+
+    fn open(to: &RailTarget) -> Result<Self, DownCause> {
+        let RailTarget::Local(regions) = to else { return Err(DownCause::Unreachable) };
+        Ok(Self(Arc::clone(regions)))
     }
 
-    fn capabilities(&self) -> Capabilities {
-        COPY_CAPABILITIES
-    }
-
-    fn connect(&mut self, rail: u32, to: &RailTarget) {
-        let RailTarget::Local(regions) = to else {
-            return self.rails.connect(rail, Err(DownCause::Unreachable));
-        };
-        self.rails.connect(rail, Ok(Arc::clone(regions)));
-    }
-
-    fn post(&mut self, rail: u32, ops: &[SliceOp]) -> usize {
-        self.rails.post(rail, ops, |target, ops| {
-            copy(target, &ops[0]).map_err(CopyFailure::Slice).map(|()| 1)
-        })
-    }
-
-    fn poll(&mut self, events: &mut Vec<TransportEvent>) -> usize {
-        self.rails.poll(events)
-    }
-
-    fn abort(&mut self, rail: u32) {
-        self.rails.abort(rail);
-    }
-
-    fn wait_fd(&self) -> Option<RawFd> {
-        None
+    fn copy(&mut self, ops: &[SliceOp]) -> Result<usize, CopyFailure> {
+        copy(&self.0, &ops[0]).map_err(CopyFailure::Slice).map(|()| 1)
     }
 }
 
@@ -82,106 +54,16 @@ pub(super) unsafe fn copy_mapped(op: &SliceOp, theirs: usize) {
     unsafe { mem::copy(to, from, len) };
 }
 
-/// What becomes of a copy that failed.
-pub(super) enum CopyFailure {
-    /// The slice is lost, the rail is fine.
-    Slice(SliceFault),
-    /// The rail is lost with it, having written nothing more.
-    Rail(DownCause),
-}
-
-/// What the transports that copy at once have in common: which rails are up, and what is to be told.
-#[derive(Debug)]
-pub(super) struct CopyRails<R> {
-    /// By rail number; `None` when it is down.
-    rails: Vec<Option<R>>,
-    events: Vec<TransportEvent>,
-}
-
-impl<R> Default for CopyRails<R> {
-    fn default() -> Self {
-        Self { rails: Vec::new(), events: Vec::with_capacity(EVENTS_MAX + EVENTS_SPARE) }
-    }
-}
-
-impl<R> CopyRails<R> {
-    /// Brings a rail up with what it needs to copy, or reports that it cannot be.
-    pub(super) fn connect(&mut self, rail: u32, with: Result<R, DownCause>) {
-        let index = rail as usize;
-        if self.rails.len() <= index {
-            self.rails.resize_with(index + 1, || None);
-        }
-        self.events.push(match &with {
-            Ok(_) => TransportEvent::RailUp { rail },
-            Err(cause) => TransportEvent::RailDown { rail, cause: *cause },
-        });
-        self.rails[index] = with.ok();
-    }
-
-    /// Copies `ops` one after another. `copy` copies the first of those left, or several from the front if
-    /// that is cheaper, and returns how many.
-    pub(super) fn post(
-        &mut self,
-        rail: u32,
-        ops: &[SliceOp],
-        mut copy: impl FnMut(&mut R, &[SliceOp]) -> Result<usize, CopyFailure>,
-    ) -> usize {
-        let Some(up) = self.rails.get_mut(rail as usize).and_then(Option::as_mut) else { return 0 };
-        let room = EVENTS_MAX.saturating_sub(self.events.len()).min(ops.len());
-        let mut taken = 0;
-        while taken < room {
-            let (copied, fault, down) = match copy(up, &ops[taken..room]) {
-                Ok(copied) => (copied, None, None),
-                Err(CopyFailure::Slice(fault)) => (1, Some(fault), None),
-                // a copy that has returned is fenced by itself
-                Err(CopyFailure::Rail(cause)) => (1, Some(SliceFault::RailLost), Some(cause)),
-            };
-            let done = ops[taken..taken + copied].iter();
-            self.events.extend(done.map(|op| TransportEvent::Done { token: op.token, fault }));
-            taken += copied;
-            if let Some(cause) = down {
-                self.down(rail, cause);
-                break;
-            }
-        }
-        taken
-    }
-
-    pub(super) fn poll(&mut self, events: &mut Vec<TransportEvent>) -> usize {
-        let told = self.events.len();
-        events.append(&mut self.events);
-        told
-    }
-
-    /// Nothing is ever in flight between two calls, so there is nothing to complete first.
-    pub(super) fn abort(&mut self, rail: u32) {
-        self.down(rail, DownCause::Aborted);
-    }
-
-    fn down(&mut self, rail: u32, cause: DownCause) {
-        let up = self.rails.get_mut(rail as usize).and_then(Option::take);
-        if up.is_some() {
-            self.events.push(TransportEvent::RailDown { rail, cause });
-        }
-    }
-}
-
-/// A lane is blocked while it copies: a mebibyte takes about 100 µs.
-pub(super) const COPY_CAPABILITIES: Capabilities =
-    Capabilities { max_slice: 1 << 20, synchronous: true };
-
-/// Slices that may wait to be told; more are not taken until `poll`.
-const EVENTS_MAX: usize = 256;
-/// Room for what rails tell besides, before the list grows.
-const EVENTS_SPARE: usize = 64;
-
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests {
     use super::*;
     use crate::id::Incarnation;
     use crate::segment::Permission;
+    use crate::slice::TransportEvent;
     use crate::slice::{Class, Op};
+    use crate::transport::Transport;
+    use crate::transport::copy::EVENTS_MAX;
 
     /// An engine with `len` bytes of zeros, and a slice that writes the first half to the second.
     fn engine(len: usize) -> (Arc<Regions>, SliceOp) {
@@ -211,12 +93,12 @@ mod tests {
         assert_eq!(transport.post(0, &[op, op, op]), 3);
         let taken = (0..EVENTS_MAX).map(|_| transport.post(0, &[op, op])).sum::<usize>();
         assert!(taken < EVENTS_MAX);
-        let room = transport.rails.events.capacity();
+        let room = transport.events.capacity();
         let mut events = Vec::new();
         assert_eq!((transport.poll(&mut events) > 0, transport.poll(&mut events)), (true, 0));
         assert_eq!(events.len(), 1 + 3 + taken);
         assert_eq!(transport.post(0, &[op]), 1);
-        assert_eq!(transport.rails.events.capacity(), room, "no allocation per slice");
+        assert_eq!(transport.events.capacity(), room, "no allocation per slice");
     }
 
     #[test]

@@ -3,54 +3,30 @@
 
 #![allow(unsafe_code, reason = "copies registered memory, which is never a Rust reference")]
 
-use super::local::{COPY_CAPABILITIES, CopyFailure, CopyRails, copy_mapped};
-use super::{RailTarget, Transport};
+use super::RailTarget;
+use super::copy::{CopyFailure, CopyPath, CopyTransport};
+use super::local::copy_mapped;
 use crate::memory::Copier;
 use crate::memory::link::HostLink;
-use crate::slice::{Capabilities, DownCause, SliceFault, SliceOp, TransportEvent, TransportKind};
-use std::os::fd::RawFd;
+use crate::slice::{DownCause, SliceFault, SliceOp, TransportKind};
 use std::sync::Arc;
 
 /// The transport `shm`.
-#[derive(Debug, Default)]
-pub struct ShmTransport {
-    rails: CopyRails<HostRail>,
-}
+pub type ShmTransport = CopyTransport<ShmPath>;
 
-impl ShmTransport {
-    /// A transport without rails.
-    pub fn new() -> Self {
-        Self::default()
-    }
-}
+/// To memory that the peer's engine allocated.
+#[derive(Debug)]
+pub struct ShmPath(HostRail);
 
-impl Transport for ShmTransport {
-    fn kind(&self) -> TransportKind {
-        TransportKind::Shm
+impl CopyPath for ShmPath {
+    const KIND: TransportKind = TransportKind::Shm;
+
+    fn open(to: &RailTarget) -> Result<Self, DownCause> {
+        HostRail::new(to).map(Self)
     }
 
-    fn capabilities(&self) -> Capabilities {
-        COPY_CAPABILITIES
-    }
-
-    fn connect(&mut self, rail: u32, to: &RailTarget) {
-        self.rails.connect(rail, HostRail::new(to));
-    }
-
-    fn post(&mut self, rail: u32, ops: &[SliceOp]) -> usize {
-        self.rails.post(rail, ops, |up, ops| copy(up, &ops[0]).map(|()| 1))
-    }
-
-    fn poll(&mut self, events: &mut Vec<TransportEvent>) -> usize {
-        self.rails.poll(events)
-    }
-
-    fn abort(&mut self, rail: u32) {
-        self.rails.abort(rail);
-    }
-
-    fn wait_fd(&self) -> Option<RawFd> {
-        None
+    fn copy(&mut self, ops: &[SliceOp]) -> Result<usize, CopyFailure> {
+        copy(&mut self.0, &ops[0]).map(|()| 1)
     }
 }
 
