@@ -163,6 +163,8 @@ pub(super) struct Driver {
     wake_by: Instant,
     /// When it looked last.
     watched: Instant,
+    /// When work was last left waiting by the rails of this lane.
+    left: Option<Instant>,
 }
 
 impl Driver {
@@ -201,6 +203,7 @@ impl Driver {
             watch_at: Instant::NEVER,
             wake_by: Instant::NEVER,
             watched: Instant::default(),
+            left: None,
         }
     }
 
@@ -244,6 +247,9 @@ impl Driver {
         if !self.copies {
             // what is due and cannot be done yet would keep the lane from sleeping
             self.watch_at = self.next_watch().max(self.watched.after(WATCH_EVERY));
+            // what was left to the rails of other lanes may be for ours after all, when those stall (I9)
+            let again = self.left.map_or(Instant::NEVER, |at| at.after(WATCH_FIRST));
+            self.watch_at = self.watch_at.min(again);
             self.wake_by = self.watch_at;
             return self.watch_at;
         }
@@ -361,6 +367,7 @@ impl Driver {
     fn pull(&mut self, now: Instant) -> bool {
         let mut moved = false;
         let mut at = 0;
+        self.left = None;
         while let Some(id) = self.active.get(at).copied() {
             self.renew_rails(id, now);
             let Some(entry) = self.peer(id) else {
@@ -375,6 +382,7 @@ impl Driver {
                 moved |= self.spray(&peer, now);
                 if !peer.work.is_empty() {
                     // no rail is up, or all are full: nobody may come by to look again
+                    self.left = Some(now);
                     self.watch_at = self.watch_at.min(now.after(WATCH_FIRST));
                 }
                 if let Some(entry) = self.peer_mut(id) {

@@ -309,8 +309,8 @@ impl Rig {
     }
 
     /// Bytes in one direction at which a rail stops to claim (I5).
-    pub(crate) fn window(&self, rail: &RigFigures, op: Op) -> u64 {
-        spray::window(&rail.0.view(op, rail.0.lane, Instant::NEVER), &self.limits)
+    pub(crate) fn window(&self, rail: &RigFigures, op: Op, now: Instant) -> u64 {
+        spray::window(&rail.0.view(op, rail.0.lane, now), &self.limits)
     }
 
     /// What has happened to rails after event number `seq`.
