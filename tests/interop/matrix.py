@@ -109,8 +109,10 @@ def refused(table, version, initiator, target):
             target.ask("fill", seed, BUFFER - 4096, 4096)
             (completed,) = initiator.move(op, target, [(0, target.address + at, 100)])
             # version 1 has no answer to a WRITE: their caller is told that it went well, by which we see the version
+            # (a later one may use the connection that was closed for the first, and fail)
             silent = (version, op, initiator.kind) == (1, WRITE, "theirs")
-            table.check(version, way, "%s %s the buffer" % (name, what), 100, completed == silent,
+            good = completed == silent if what == "behind" else silent or not completed
+            table.check(version, way, "%s %s the buffer" % (name, what), 100, good,
                         target.ask("wrong", seed, BUFFER - 4096, 4096), "they are not told" if silent else "")
         again = poll(5, lambda: initiator.move(op, target, [(0, target.address, 4096)])[0])
         table.check(version, way, "%s after refusals" % name, 4096, again)

@@ -294,8 +294,8 @@ class Node:
                 raise Gone("%s ended" % self.kind) from None
         return self.answer(box, what)
 
-    def move(self, op, peer, ranges):
-        return self.ask("move", op, peer.name, ranges)
+    def move(self, op, peer, ranges, name=None):
+        return self.ask("move", op, name or peer.name, ranges)
 
     def kill(self):
         self.process.send_signal(signal.SIGKILL)
@@ -307,6 +307,39 @@ class Node:
             self.process.wait(10)
         except subprocess.TimeoutExpired:
             self.kill()
+
+
+class Front:
+    """An address that stays while the node behind it comes and goes: their engine takes a random RPC port whatever
+    name it is given, and the port is part of a name. Bytes are handed on, both ways."""
+
+    def __init__(self):
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.name = "127.0.0.1:%d" % self.listener.getsockname()[1]
+        self.behind = None
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        while True:
+            front, _ = self.listener.accept()
+            try:
+                host, port = self.behind.name.rsplit(":", 1)
+                back = socket.create_connection((host, int(port)), 5)
+            except OSError:
+                front.close()
+                continue
+            for a, b in ((front, back), (back, front)):
+                threading.Thread(target=self.pump, args=(a, b), daemon=True).start()
+
+    @staticmethod
+    def pump(source, sink):
+        try:
+            while part := source.recv(1 << 16):
+                sink.sendall(part)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            for each in (source, sink):
+                each.close()
 
 
 def die_with_parent():
