@@ -240,8 +240,12 @@ def serve(options):
     os._exit(0)  # their library crashes now and then when it ends in order
 
 
-class Gone(Exception):
+class Gone(RuntimeError):
     """The node's process has ended."""
+
+
+class Stuck(Exception):
+    """A call has not come back: never right, whoever was killed."""
 
 
 class Node:
@@ -273,7 +277,7 @@ class Node:
         try:
             answer = box.get(timeout=ANSWER_S + 10)
         except queue.Empty:
-            raise RuntimeError("%s of %s: no answer" % (what, self.kind)) from None
+            raise Stuck("%s of %s: no answer in time" % (what, self.kind)) from None
         if answer is None:
             raise Gone("%s ended" % self.kind)
         if "error" in answer:
