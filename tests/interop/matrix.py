@@ -19,6 +19,8 @@ AT, MARGIN = 4096 + 24, 4096
 BUFFER = SIZES[-1] + 3 * MARGIN
 MANY, SMALL, THREADS = 2000, 4096, 8
 BATCH = 64
+# a refusal is told at once, where the protocol has one; a connection that is closed is tried a few times
+SOON_S = 5.0
 OPS = {READ: "READ", WRITE: "WRITE"}
 TEXTS = ("plain", "a=b==c", "größer → 終わり ✓", "{\"json\": [1, \"\\n\"]}", "x" * 65536, "é" * 400_000)
 
@@ -118,6 +120,24 @@ def refused(table, version, initiator, target):
         table.check(version, way, "%s after refusals" % name, 4096, again)
 
 
+def withdrawn(table, version, initiator, target):
+    """The peer unregisters what the initiator has seen registered: refused, and soon; registered again, it works."""
+    way = "%s -> %s" % (initiator.kind, target.kind)
+    for op, name in OPS.items():
+        seed = table.next_seed()
+        target.ask("fill", seed, 0, 4096)
+        code = target.ask("withdraw", False)
+        began = time.monotonic()
+        (completed,) = initiator.move(op, target, [(0, target.address, 4096)])
+        took = time.monotonic() - began
+        silent = (version, op, initiator.kind) == (1, WRITE, "theirs")
+        table.check(version, way, "%s, unregistered" % name, 4096, code == 0 and (silent or not completed) and took < SOON_S,
+                    target.ask("wrong", seed, 0, 4096), "after %.2f s" % took)
+        code = target.ask("withdraw", True)
+        again = poll(5, lambda: initiator.move(op, target, [(0, target.address, 4096)])[0])
+        table.check(version, way, "%s, registered again" % name, 4096, code == 0 and again)
+
+
 def poll(seconds, well):
     """Whether `well()` comes true."""
     deadline = time.monotonic() + seconds
@@ -181,7 +201,7 @@ def run(library, version, table):
     env = {"MC_TCP_PROTO": "1"} if version == 1 else {}
     ours, theirs = (Node(kind, library, BUFFER, env=env) for kind in ("ours", "theirs"))
     for initiator, target in ((ours, theirs), (theirs, ours)):
-        for part in (sizes, many, refused, notes):
+        for part in (sizes, many, refused, withdrawn, notes):
             part(table, version, initiator, target)
     stripes(table, version, ours, theirs)
     talk(table, version, ours, theirs)

@@ -99,8 +99,11 @@ class Theirs:
     def probe(self, peer):
         return self.engine.send_probe(peer)
 
-    def rails(self):
-        return []
+    def withdraw(self, again):
+        """Unregisters the buffer, or registers it again."""
+        if again:
+            return self.engine.register_memory(self.memory.address, self.memory.size)
+        return self.engine.unregister_memory(self.memory.address)
 
 
 class Request(c.Structure):
@@ -125,6 +128,7 @@ class Ours:
         lib.createTransferEngine.restype = pointer
         lib.createTransferEngine.argtypes = [text, text, text, c.c_uint64, c.c_int]
         lib.registerLocalMemory.argtypes = [pointer, pointer, size, text, c.c_int]
+        lib.unregisterLocalMemory.argtypes = [pointer, pointer]
         lib.getLocalIpAndPort.argtypes = [pointer, text, size]
         lib.openSegment.argtypes = lib.openSegmentNoCache.argtypes = [pointer, text]
         lib.removeLocalSegment.argtypes = [pointer, text]
@@ -198,6 +202,12 @@ class Ours:
         same = self.segment(peer, again=True)
         self.lib.removeLocalSegment(self.engine, peer.encode())
         return [first, same, self.segment(peer)]
+
+    def withdraw(self, again):
+        """Unregisters the buffer, or registers it again."""
+        if again:
+            return self.lib.registerLocalMemory(self.engine, self.memory.address, self.memory.size, b"*", 1)
+        return self.lib.unregisterLocalMemory(self.engine, self.memory.address)
 
     def rails(self):
         text = c.create_string_buffer(1 << 16)
