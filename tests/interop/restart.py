@@ -7,8 +7,11 @@ Their engine takes a random RPC port whatever name it is given, so its name is t
 new. Theirs as initiator keeps a descriptor for good (also towards its own kind), so ours has to come back with the
 data port that it had, or theirs has to be told to keep none: both are tried (see compat/INTEROP.md).
 """
+import os
+import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from node import READ, WRITE, Front, Node, rpc
 
@@ -90,6 +93,50 @@ class Case:
         self.asker.close()
 
 
+def all_stopped(pid):
+    """Whether no thread of it runs any more: the signal takes a moment."""
+    states = []
+    for task in os.listdir("/proc/%d/task" % pid):
+        with open("/proc/%d/task/%s/stat" % (pid, task)) as stat:
+            states.append(stat.read().rsplit(")", 1)[1].split()[0])
+    return set(states) == {"T"}
+
+
+def stands_still(library, version):
+    """A node of theirs that stands still fails requests at their deadline, holds up no other peer, and is used again when
+    it goes on. Failures."""
+    limit = 3.0
+    env = {"TENT_TASK_TIMEOUT_MS": "%d" % (limit * 1000), **({"MC_TCP_PROTO": "1"} if version == 1 else {})}
+    ours, still, other = Node("ours", library, SIZE, env=env), Node("theirs", library, SIZE), Node("theirs", library, SIZE)
+    failures = 0
+    for op, name in OPS.items():
+        ranges = [(0, still.address, SIZE)]
+        good = ours.move(op, still, ranges) == [True]
+        still.process.send_signal(signal.SIGSTOP)
+        while not all_stopped(still.process.pid):
+            time.sleep(.001)
+        began = time.monotonic()
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(ours.move, op, still, ranges)
+            beside = 0
+            while not waiting.done():
+                good &= ours.move(op, other, [(0, other.address, SIZE)]) == [True]
+                beside += 1
+            good &= waiting.result() == [False]
+        took = time.monotonic() - began
+        still.process.send_signal(signal.SIGCONT)
+        began = time.monotonic()
+        while not (back := ours.move(op, still, ranges) == [True]) and time.monotonic() < began + WITHIN_S:
+            time.sleep(.02)
+        good = good and back and limit <= took < limit + 2 and beside > 10
+        failures += not good
+        print("ours -> theirs that stands still, version %d        %-5s failed after %.2f s, %d requests to another beside it, "
+              "used again after %.2f s   %s" % (version, name, took, beside, time.monotonic() - began, "ok" if good else "FAILED"), flush=True)
+    for node in (ours, still, other):
+        node.close()
+    return failures
+
+
 def main():
     library, failures = sys.argv[1], 0
     v1 = {"MC_TCP_PROTO": "1"}
@@ -106,6 +153,7 @@ def main():
             case.run(op)
             case.close()
             failures += len(case.failures)
+    failures += stands_still(library, 2) + stands_still(library, 1)
     print("restart.py: %d failures" % failures)
     return failures > 0
 
