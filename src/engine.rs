@@ -6,8 +6,10 @@ mod core;
 mod directory;
 mod driver;
 mod errands;
+mod export;
 mod lane;
 mod lanes;
+mod map;
 mod notify;
 mod peer;
 mod piece;
@@ -22,6 +24,7 @@ mod work;
 
 pub use self::buffer::Buffer;
 pub use self::piece_log::HEADER as PIECE_LOG_HEADER;
+pub use self::map::{Map, Place, WayTo};
 pub use self::report::{BatchReport, RailShare, TaskReport};
 
 use self::batch::{Follow, TaskRef};

@@ -7,8 +7,14 @@ use crate::handle;
 use crate::mooncake::report::{events_value, rails_value};
 use crate::ret::{NumberOrError, TentCode};
 use crate::text::{self, invalid};
-use ::tent::Result;
+use ::tent::engine::{Map, Place, WayTo};
+use ::tent::topology::Interface;
+use ::tent::{
+    BatchId, BatchReport, Op, RailShare, RailStat, Result, TaskReport, TaskState, TransportKind,
+};
+use serde_json::{Value, json};
 use std::ffi::{c_char, c_int};
+use std::time::Duration;
 
 /// What each rail has done, as a JSON array of objects with the keys `peer`, `rail`, `transport`, `up`,
 /// `in_flight_bytes`, `read_bytes`, `write_bytes`, `retried_slices` and `rate_bps`. As snprintf: returns
@@ -67,11 +73,126 @@ pub unsafe extern "C" fn tent_rail_drain(
     })
 }
 
+/// What became of a batch so far, as a JSON object. `tasks`: for each {op, peer, transport, bytes, landed,
+/// state, attempts, retried, hedged, queue_us, transfer_us, reason}; `rails`: for each {rail, transport, bytes,
+/// pieces}. Times (else null), rails (else none) and a reason for each task are kept only from a submit with
+/// `TENT_SUBMIT_REPORT`. Returns as `tent_rails_json`.
+///
+/// # Safety
+/// `buf` is writable for `len` bytes, or NULL with `len` 0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tent_batch_report_json(
+    engine: tent_engine_t,
+    batch_id: u64,
+    buf: *mut c_char,
+    len: usize,
+) -> NumberOrError {
+    entry!(tent_batch_report_json, {
+        let seen = handle::with(engine, |e| e.batch_report(BatchId(batch_id)))?;
+        // SAFETY: the caller's contract.
+        unsafe { report(buf, len, &batch_value(&seen)) }
+    })
+}
+
+/// Where the engine is and how it reaches what it has opened, as a JSON object: `name`, `host`, `interfaces`,
+/// `addresses`, and `segments` with every transport, whether it reaches the segment, why, and its rails.
+/// Returns as `tent_rails_json`.
+///
+/// # Safety
+/// `buf` is writable for `len` bytes, or NULL with `len` 0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tent_topology_json(
+    engine: tent_engine_t,
+    buf: *mut c_char,
+    len: usize,
+) -> NumberOrError {
+    entry!(tent_topology_json, {
+        let (map, rails) = handle::with(engine, |e| Ok((e.map()?, e.rails())))?;
+        // SAFETY: the caller's contract.
+        unsafe { report(buf, len, &map_value(&map, &rails)) }
+    })
+}
+
+fn batch_value(batch: &BatchReport) -> Value {
+    let micros = |d: Option<Duration>| d.map(|d| d.as_secs_f64() * 1e6);
+    let task = |t: &TaskReport| {
+        json!({
+            "op": if t.op == Op::Read { "read" } else { "write" },
+            "peer": t.peer,
+            "transport": t.transport.map(TransportKind::name),
+            "bytes": t.len,
+            "landed": t.landed,
+            "state": state_name(t.state),
+            "attempts": t.attempts,
+            "retried": t.retried,
+            "hedged": t.hedged,
+            "queue_us": micros(t.queued),
+            "transfer_us": micros(t.moving),
+            "reason": t.reason,
+        })
+    };
+    let rail = |r: &RailShare| {
+        json!({
+            "rail": r.rail,
+            "transport": r.transport.name(),
+            "bytes": r.bytes,
+            "pieces": r.pieces,
+        })
+    };
+    json!({
+        "tasks": batch.tasks.iter().map(task).collect::<Vec<_>>(),
+        "rails": batch.rails.iter().map(rail).collect::<Vec<_>>(),
+    })
+}
+
+fn state_name(state: TaskState) -> &'static str {
+    match state {
+        TaskState::Waiting => "waiting",
+        TaskState::Pending => "pending",
+        TaskState::Completed => "completed",
+        TaskState::Failed => "failed",
+        TaskState::Canceled => "canceled",
+        TaskState::TimedOut => "timed_out",
+    }
+}
+
+fn map_value(map: &Map, rails: &[RailStat]) -> Value {
+    let interface = |i: &Interface| {
+        json!({
+            "name": i.name,
+            "address": i.addr.to_string(),
+            "prefix": i.prefix,
+            "up": i.up && i.running,
+            "loopback": i.loopback,
+            "bridge": i.bridge,
+            "speed_mbps": i.speed_mbps,
+        })
+    };
+    let way = |w: &WayTo| json!({"transport": w.transport.name(), "usable": w.usable, "why": w.why});
+    let segment = |p: &Place| {
+        let own: Vec<RailStat> = rails.iter().filter(|r| r.peer == p.name).cloned().collect();
+        json!({
+            "id": p.id,
+            "name": p.name,
+            "near": p.near,
+            "transports": p.ways.iter().map(way).collect::<Vec<_>>(),
+            "rails": rails_value(&own),
+        })
+    };
+    json!({
+        "name": map.name,
+        "host": {"boot_id": map.host.boot_id, "pid": map.host.pid, "net_ns": map.host.net_ns},
+        "interfaces": map.interfaces.iter().map(interface).collect::<Vec<_>>(),
+        "addresses": map.addresses.iter().map(|a| a.ip.to_string()).collect::<Vec<_>>(),
+        "segments": map.segments.iter().map(segment).collect::<Vec<_>>(),
+    })
+}
+
 /// Writes a report where there is room for it; its length.
 ///
 /// # Safety
 /// `buf` is writable for `len` bytes, or NULL with `len` 0.
-unsafe fn report(buf: *mut c_char, len: usize, value: &serde_json::Value) -> Result<c_int> {
+unsafe fn report(buf: *mut c_char, len: usize, value: &Value) -> Result<c_int> {
     if buf.is_null() && len > 0 {
         return Err(invalid("buf is NULL"));
     }
