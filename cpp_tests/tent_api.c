@@ -119,7 +119,6 @@ static void processes(void) {
 
     STEP("permissions");
     CHECK_INT(status_of(engine, OPCODE_READ, local, target, addr[0]), STATUS_FAILED);
-    FACT("a READ of private memory: %s", tent_last_error());
     CHECK_INT(status_of(engine, OPCODE_WRITE, local, target, addr[0]), STATUS_FAILED);
     CHECK_INT(status_of(engine, OPCODE_READ, local, target, addr[1]), STATUS_COMPLETED);
     CHECK_PATTERN(local, SEED + 1, 0, 4096);

@@ -23,8 +23,8 @@ mod submit;
 mod work;
 
 pub use self::buffer::Buffer;
-pub use self::piece_log::HEADER as PIECE_LOG_HEADER;
 pub use self::map::{Map, Place, WayTo};
+pub use self::piece_log::HEADER as PIECE_LOG_HEADER;
 pub use self::report::{BatchReport, RailShare, TaskReport};
 
 use self::batch::{Follow, TaskRef};

@@ -31,8 +31,8 @@ pub mod transport;
 
 pub use config::{Config, Metadata, Spray};
 pub use engine::{
-    BatchReport, Buffer, Engine, Extras, Notification, RailShare, RailStat, RegionSpec, Request, RequestOptions, TaskState,
-    TaskReport, TaskStatus,
+    BatchReport, Buffer, Engine, Extras, Notification, RailShare, RailStat, RegionSpec, Request,
+    RequestOptions, TaskReport, TaskState, TaskStatus,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use id::{BatchId, Incarnation, SegmentId};

@@ -84,10 +84,9 @@ impl Intent {
     pub fn patience(self) -> u32 {
         match self {
             Self::Unspecified | Self::ForegroundGet | Self::StagingInternal => 1,
-            Self::BackgroundPrefetch
-            | Self::Migration
-            | Self::Checkpoint
-            | Self::WeightLoading => 10,
+            Self::BackgroundPrefetch | Self::Migration | Self::Checkpoint | Self::WeightLoading => {
+                10
+            }
         }
     }
 }
@@ -249,7 +248,8 @@ impl Reader<'_> {
         if kind.is_some_and(|kind| kind != "memory" && kind != "file") {
             return Err(self.bad("segment_type", "memory or file"));
         }
-        let sizes = (self.bytes("min_size")?.unwrap_or(0), self.bytes("max_size")?.unwrap_or(u64::MAX));
+        let sizes =
+            (self.bytes("min_size")?.unwrap_or(0), self.bytes("max_size")?.unwrap_or(u64::MAX));
         if sizes.0 > sizes.1 {
             return Err(self.bad("min_size", "is more than max_size: nothing would match"));
         }

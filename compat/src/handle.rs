@@ -11,8 +11,8 @@ use arc_swap::ArcSwapOption;
 use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 
 /// What a handle stands for.
 #[derive(Debug)]

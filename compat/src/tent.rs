@@ -188,8 +188,19 @@ fn segment_of(id: u64) -> Result<SegmentId> {
 
 /// TENT's transports by number (`TRANSPORT_*` of `tent.h`), and the names that its policies use.
 const TRANSPORTS: [&str; 13] = [
-    "unspec", "rdma", "mnnvl", "shm", "nvlink", "gds", "iouring", "tcp", "ascend_direct",
-    "sunrise_link", "tpu", "ub", "mpcomm",
+    "unspec",
+    "rdma",
+    "mnnvl",
+    "shm",
+    "nvlink",
+    "gds",
+    "iouring",
+    "tcp",
+    "ascend_direct",
+    "sunrise_link",
+    "tpu",
+    "ub",
+    "mpcomm",
 ];
 const TRANSPORT_UNSPEC: c_int = 0;
 const TRANSPORT_SHM: c_int = 3;

@@ -310,9 +310,9 @@ fn connection(wanted: &Wanted) -> Result<String> {
             let whole = servers.contains("://");
             Ok(if whole { servers.clone() } else { format!("{store}://{servers}") })
         }
-        other => {
-            Err(invalid(format!("metadata_type {other:?} is none of p2p, etcd, redis, http, https")))
-        }
+        other => Err(invalid(format!(
+            "metadata_type {other:?} is none of p2p, etcd, redis, http, https"
+        ))),
     }
 }
 

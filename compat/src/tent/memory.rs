@@ -29,8 +29,7 @@ pub unsafe extern "C" fn tent_allocate_memory(
         let location = if location.is_null() { c"*".as_ptr() } else { location };
         // SAFETY: the caller's contract.
         let location = unsafe { text::utf8(location, "location") }?;
-        let memory =
-            handle::with(engine, |e| allocate(e, size, location, Permission::ReadWrite))?;
+        let memory = handle::with(engine, |e| allocate(e, size, location, Permission::ReadWrite))?;
         // SAFETY: the caller's contract.
         unsafe { place.write(memory) };
         Ok(())

@@ -98,5 +98,4 @@ fn malloc_records(messages: &[Notification]) -> Result<tent_notifi_info> {
 
 /// Messages that one call gives: 4.5 MB of records.
 const MAX_RECORDS: usize = 1024;
-const EMPTY: tent_notifi_info =
-    tent_notifi_info { num_records: 0, records: std::ptr::null_mut() };
+const EMPTY: tent_notifi_info = tent_notifi_info { num_records: 0, records: std::ptr::null_mut() };

@@ -168,7 +168,8 @@ fn map_value(map: &Map, rails: &[RailStat]) -> Value {
             "speed_mbps": i.speed_mbps,
         })
     };
-    let way = |w: &WayTo| json!({"transport": w.transport.name(), "usable": w.usable, "why": w.why});
+    let way =
+        |w: &WayTo| json!({"transport": w.transport.name(), "usable": w.usable, "why": w.why});
     let segment = |p: &Place| {
         let own: Vec<RailStat> = rails.iter().filter(|r| r.peer == p.name).cloned().collect();
         json!({

@@ -225,17 +225,21 @@ unsafe fn wishes<'a>(options: *const tent_submit_options) -> Result<Wishes<'a>> 
     // SAFETY: this function's contract.
     let o = unsafe { sized(options) }?;
     if o.flags & !(TENT_SUBMIT_PRIORITY | TENT_SUBMIT_URGENT | TENT_SUBMIT_REPORT) != 0 {
-        return Err(invalid(format!("options.flags {:#x} has bits that are no TENT_SUBMIT_*", o.flags)));
+        return Err(invalid(format!(
+            "options.flags {:#x} has bits that are no TENT_SUBMIT_*",
+            o.flags
+        )));
     }
     let all = u64::from(TransportMask::ALL.0);
     if o.transports & !all != 0 {
-        let why = format!("options.transports {:#x} has bits that are no TENT_ALLOW_*", o.transports);
+        let why =
+            format!("options.transports {:#x} has bits that are no TENT_ALLOW_*", o.transports);
         return Err(invalid(why));
     }
     let mask = if o.transports == 0 { all } else { o.transports };
     let intent = usize::try_from(o.intent).ok().and_then(|n| Intent::ALL.get(n)).copied();
-    let intent =
-        intent.ok_or_else(|| invalid(format!("options.intent {} is no TENT_INTENT_*", o.intent)))?;
+    let intent = intent
+        .ok_or_else(|| invalid(format!("options.intent {} is no TENT_INTENT_*", o.intent)))?;
     let has = |flag| o.flags & flag != 0;
     let priority = has(TENT_SUBMIT_PRIORITY).then(|| priority_of(o.priority)).transpose()?;
     // SAFETY: this function's contract.
@@ -261,8 +265,8 @@ unsafe fn wishes<'a>(options: *const tent_submit_options) -> Result<Wishes<'a>> 
 fn time_left(o: &tent_submit_options) -> Option<Duration> {
     let timeout = (o.timeout_ns != 0).then(|| Duration::from_nanos(o.timeout_ns));
     let now = || Instant::now().monotonic_ns();
-    let deadline = (o.deadline_ns != 0)
-        .then(|| Duration::from_nanos(o.deadline_ns.saturating_sub(now())));
+    let deadline =
+        (o.deadline_ns != 0).then(|| Duration::from_nanos(o.deadline_ns.saturating_sub(now())));
     timeout.into_iter().chain(deadline).min()
 }
 
@@ -287,7 +291,10 @@ unsafe fn sized(options: *const tent_submit_options) -> Result<tent_submit_optio
     // SAFETY: `size` bytes are readable (this function's contract).
     let bytes = unsafe { std::slice::from_raw_parts(options.cast::<u8>(), size) };
     if let Some(at) = bytes.iter().skip(KNOWN).position(|b| *b != 0) {
-        let text = format!("options has something at byte {}, which this version does not know", KNOWN + at);
+        let text = format!(
+            "options has something at byte {}, which this version does not know",
+            KNOWN + at
+        );
         return Err(Error::new(ErrorKind::NotSupported, text));
     }
     let len = size.min(KNOWN);
@@ -323,7 +330,9 @@ fn blocks(entries: &[tent_strided]) -> Result<Vec<Request>> {
         }
         let written = if first.op == Op::Read { local } else { remote };
         if entry.count > 1 && written < entry.length {
-            return Err(bad("the blocks that are written overlap: their stride is below the length"));
+            return Err(bad(
+                "the blocks that are written overlap: their stride is below the length",
+            ));
         }
         if all.len() as u64 + entry.count.min(MAX_BLOCKS + 1) > MAX_BLOCKS {
             let text = format!("entry {at}: more than {MAX_BLOCKS} blocks in one submit");

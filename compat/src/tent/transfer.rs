@@ -222,7 +222,9 @@ pub(super) fn op_of(opcode: c_int) -> Result<Op> {
     match opcode {
         0 => Ok(Op::Read),
         1 => Ok(Op::Write),
-        other => Err(invalid(format!("opcode {other} is neither OPCODE_READ 0 nor OPCODE_WRITE 1"))),
+        other => {
+            Err(invalid(format!("opcode {other} is neither OPCODE_READ 0 nor OPCODE_WRITE 1")))
+        }
     }
 }
 

@@ -53,7 +53,8 @@ fn lanes_with_work(bytes: u64) -> (Vec<Arc<Lane>>, Arc<Peer>, Arc<Batch>) {
         due: Instant::NEVER,
         pin: Mutex::new(None),
     };
-    let tasks: TaskRefs = batch.push([Task { spec, progress: Progress::new(bytes), marks: Marks::default() }]);
+    let tasks: TaskRefs =
+        batch.push([Task { spec, progress: Progress::new(bytes), marks: Marks::default() }]);
     peer.work.push(&tasks);
     (lanes, peer, batch)
 }
