@@ -326,7 +326,7 @@ impl Reader<'_> {
                     self.at
                 ));
             }
-            choice.first = choice.first.or(kinds.first().copied());
+            choice.first = choice.first.or_else(|| kinds.first().copied());
             choice.transports = kinds.iter().fold(choice.transports, |mask, k| mask.with(*k));
         }
         if choice.transports == TransportMask::NONE {

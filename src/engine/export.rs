@@ -18,7 +18,7 @@ impl Engine {
         let json = if id == SegmentId::LOCAL {
             (*self.core.own.json(true)).clone()
         } else {
-            wire::encode_desc(&*self.core.directory.peer(id)?.desc(), &time::timestamp())
+            wire::encode_desc(&self.core.directory.peer(id)?.desc(), &time::timestamp())
         };
         pack(&json)
     }

@@ -89,4 +89,20 @@ mod tests {
         assert!(inbox.take_in(upstream.clone()) && inbox.take_in(upstream));
         assert_eq!(inbox.take(usize::MAX).len(), 2);
     }
+
+    #[test]
+    fn a_part_is_taken_from_the_front_and_the_account_stays_right() {
+        let inbox = Inbox::default();
+        for text in ["a", "bb", "ccc"] {
+            let message = text.as_bytes().to_vec();
+            assert!(inbox.take_in(Notify { name: vec![], message, origin: None }));
+        }
+        let texts = |taken: Vec<Notification>| -> Vec<_> {
+            taken.into_iter().map(|n| n.message.len()).collect()
+        };
+        assert_eq!(texts(inbox.take(2)), [1, 2]);
+        assert_eq!(lock(&inbox.0).bytes, 3);
+        assert_eq!(texts(inbox.take(2)), [3]);
+        assert_eq!(lock(&inbox.0).bytes, 0);
+    }
 }
