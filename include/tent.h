@@ -319,6 +319,12 @@ typedef struct tent_strided {
 // For symmetry.
 typedef struct tent_strided tent_strided_t;
 
+// For symmetry.
+typedef struct tent_buffer_info tent_buffer_info_t;
+
+// As TENT names it.
+typedef struct tent_notifi_record tent_notifi_record_t;
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -462,11 +468,11 @@ int tent_register_memory_batch_ex(tent_engine_t engine,
 // Required: None: the address is only compared.
 int tent_unregister_memory(tent_engine_t engine,
                            void *addr,
-                           size_t _size);
+                           size_t size);
 
 // Withdraws ranges; goes on after an error and returns -1 for the first. `sizes` may be NULL.
 // Required: `addrs` is NULL or holds `count` addresses.
-int tent_unregister_memory_batch(tent_engine_t engine, void **addrs, size_t *_sizes, size_t count);
+int tent_unregister_memory_batch(tent_engine_t engine, void **addrs, size_t *sizes, size_t count);
 
 // A batch with room for `batch_size` tasks over its life. `UINT64_MAX` on error; such an id is refused
 // wherever it is used. Free with `tent_free_batch`.

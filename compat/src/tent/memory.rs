@@ -169,9 +169,12 @@ pub unsafe extern "C" fn tent_register_memory_batch_ex(
 pub unsafe extern "C" fn tent_unregister_memory(
     engine: tent_engine_t,
     addr: *mut c_void,
-    _size: usize,
+    size: usize,
 ) -> TentCode {
-    entry!(tent_unregister_memory, { handle::with(engine, |e| e.unregister(addr.addr())) })
+    entry!(tent_unregister_memory, {
+        let _ = size;
+        handle::with(engine, |e| e.unregister(addr.addr()))
+    })
 }
 
 /// Withdraws ranges; goes on after an error and returns -1 for the first. `sizes` may be NULL.
@@ -182,10 +185,11 @@ pub unsafe extern "C" fn tent_unregister_memory(
 pub unsafe extern "C" fn tent_unregister_memory_batch(
     engine: tent_engine_t,
     addrs: *mut *mut c_void,
-    _sizes: *mut usize,
+    sizes: *mut usize,
     count: usize,
 ) -> TentCode {
     entry!(tent_unregister_memory_batch, {
+        let _ = sizes;
         // SAFETY: the caller's contract.
         let list = unsafe { text::array(addrs, count, "addrs") }?;
         let one = |e: &Engine, addr: &*mut c_void| e.unregister(addr.addr());
