@@ -23,6 +23,10 @@ for name in transfer_engine tent tent_shared; do
   LD_LIBRARY_PATH=$lib "$work/ping_$name"
 done
 
+step "the example of TENT's C API"
+gcc -std=c11 $warnings "$examples/tent.c" -I"$prefix/include" -L"$lib" -ltent -o "$work/tent_example"
+LD_LIBRARY_PATH=$lib "$work/tent_example"
+
 step "pkg-config"
 export PKG_CONFIG_PATH=$lib/pkgconfig
 for name in tent transfer_engine; do

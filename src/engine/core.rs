@@ -15,6 +15,7 @@ use crate::engine::progress::Stop;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Incarnation;
 use crate::memory::{Regions, link};
+use crate::policy::Policies;
 use crate::segment::HostIdentity;
 use crate::sync::{lock, read, write};
 use crate::sys::host;
@@ -24,6 +25,7 @@ use crate::transport::cma::CmaTransport;
 use crate::transport::local::LocalTransport;
 use crate::transport::shm::ShmTransport;
 use crate::transport::tcp::{TcpShared, TcpTransport};
+use arc_swap::ArcSwapOption;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock, RwLockReadGuard, Weak};
@@ -133,6 +135,8 @@ pub(super) struct Core {
     pub(super) errands: Arc<Errands>,
     pub(super) clock: Arc<Deadlines>,
     pub(super) on_end: Arc<dyn OnEnd>,
+    /// Which transports a request may take; none says that any may.
+    pub(super) policies: ArcSwapOption<Policies>,
     server: Arc<Server>,
     panicked: Arc<AtomicBool>,
     down: AtomicBool,
@@ -205,6 +209,7 @@ impl Core {
             errands,
             clock,
             on_end,
+            policies: ArcSwapOption::empty(),
             server,
             panicked,
             down: AtomicBool::new(false),

@@ -438,7 +438,10 @@ impl Driver {
         }
         let mut ops = std::mem::take(&mut self.ops);
         ops.clear();
-        ops.extend(self.claimed.iter().enumerate().map(|(at, p)| slice_op(p, self.token(at))));
+        for (at, piece) in self.claimed.iter().enumerate() {
+            piece.task.task().marks.begins();
+            ops.push(slice_op(piece, self.token(at)));
+        }
         let Some(rail) = self.rails[number as usize].as_mut() else {
             self.claimed.drain(..).for_each(Piece::lost);
             return false;
@@ -455,6 +458,7 @@ impl Driver {
             self.watch_at = self.watch_at.min(now.after(WATCH_FIRST));
         }
         for piece in self.claimed.drain(..) {
+            piece.task.task().marks.posted();
             let op = piece.task.task().spec.op;
             let flow = &mut rail.flows[op as usize];
             let attempt = Attempt { rail: number, op, posted: now, ahead: flow.in_flight, piece };
@@ -515,7 +519,8 @@ impl Driver {
                 if !piece.is_alone() {
                     self.cancel_twins(&piece);
                 }
-                piece.landed();
+                let rail = self.rails.get(rail as usize).and_then(Option::as_ref);
+                piece.landed(rail.map(|r| &r.figures));
             }
             Some(SliceFault::RailLost) => self.retry(rail, piece),
             Some(fault) => {
@@ -595,6 +600,7 @@ impl Driver {
             r.figures.retried.fetch_add(1, Ordering::Relaxed);
             r.figures.retried_bytes.fetch_add(piece.len, Ordering::Relaxed);
         }
+        piece.task.task().marks.retried();
         if piece.is_poison() {
             let name = self.rail_name(rail);
             piece.task.stop(Stop::Fail, || format!("every rail broke on it, {name} last"));

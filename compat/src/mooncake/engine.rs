@@ -239,7 +239,7 @@ fn start(store: Result<&str>, name: Result<&str>, s: Settings) -> Result<transfe
 
 /// Upstream's connection string. Its own library aborts the process on a scheme it does not know
 /// (`transfer_metadata_plugin.cpp`).
-fn metadata_of(store: &str) -> Result<Metadata> {
+pub(crate) fn metadata_of(store: &str) -> Result<Metadata> {
     if store == "P2PHANDSHAKE" {
         return Ok(Metadata::P2pHandshake);
     }
@@ -257,7 +257,7 @@ fn metadata_of(store: &str) -> Result<Metadata> {
 }
 
 /// Upstream does this to its host as well: with the usual 1024 a few hundred peers would be the end.
-fn raise_descriptor_limit() {
+pub(crate) fn raise_descriptor_limit() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: writes one struct of ours.
     let known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0;
