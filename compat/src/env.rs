@@ -160,10 +160,8 @@ impl Settings {
                 let Some(value) = conf.values.get(key) else { continue };
                 let origin = Origin::Conf(conf.name.clone(), key.to_owned());
                 let Some(text) = parse::plain(value) else {
-                    self.warnings.push(format!(
-                        "ignoring {origin}: it is no {}",
-                        setting.form.text()
-                    ));
+                    self.warnings
+                        .push(format!("ignoring {origin}: it is no {}", setting.form.text()));
                     continue;
                 };
                 if self.take(setting, setting.form, 1, &text, origin) {

@@ -293,7 +293,11 @@ pub unsafe extern "C" fn tent_rail_drain(
 ///
 /// # Safety
 /// `buf` is writable for `len` bytes, or NULL with `len` 0.
-pub(crate) unsafe fn report(buf: *mut c_char, len: usize, value: &serde_json::Value) -> Result<c_int> {
+pub(crate) unsafe fn report(
+    buf: *mut c_char,
+    len: usize,
+    value: &serde_json::Value,
+) -> Result<c_int> {
     if buf.is_null() && len > 0 {
         return Err(invalid("buf is NULL"));
     }

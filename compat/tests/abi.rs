@@ -88,7 +88,10 @@ fn headers_stand_alone() {
 /// `include/tent.h` is what cbindgen makes today. `TENT_BLESS=1` writes it.
 #[test]
 fn tent_h_is_up_to_date() {
-    let made = in_c_words(&generate("cbindgen.toml", &["src/tent.rs", "src/config.rs"].map(|f| here().join(f))));
+    let made = in_c_words(&generate(
+        "cbindgen.toml",
+        &["src/tent.rs", "src/config.rs"].map(|f| here().join(f)),
+    ));
     let path = here().join("../include/tent.h");
     if std::env::var_os("TENT_BLESS").is_some() {
         fs::write(&path, &made).unwrap();

@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::control::handshake::{Handler, Server, ServerLimits, bind_in_range};
 use crate::control::wire::Notify;
 use crate::engine::batch::{Batches, OnEnd, TaskRef};
+use crate::engine::chores::Chores;
 use crate::engine::directory::{Directory, Own};
 use crate::engine::driver::{Driver, RailMaker};
 use crate::engine::errands::Errands;
@@ -104,6 +105,7 @@ struct Face {
     own: Arc<Own>,
     inbox: Arc<Inbox>,
     deadlines: Arc<Deadlines>,
+    chores: Arc<Chores>,
 }
 
 impl Handler for Face {
@@ -118,7 +120,9 @@ impl Handler for Face {
     }
 
     fn tick(&self, now: Instant) -> Option<Instant> {
-        self.deadlines.look(now)
+        let chore = self.chores.look(now);
+        let next = self.deadlines.look(now).map_or(chore, |at| at.min(chore));
+        (next != Instant::NEVER).then_some(next)
     }
 }
 
@@ -132,6 +136,7 @@ pub(super) struct Core {
     pub(super) inbox: Arc<Inbox>,
     pub(super) errands: Arc<Errands>,
     pub(super) clock: Arc<Deadlines>,
+    pub(super) chores: Arc<Chores>,
     pub(super) on_end: Arc<dyn OnEnd>,
     server: Arc<Server>,
     panicked: Arc<AtomicBool>,
@@ -157,6 +162,10 @@ impl Core {
         let identity = identity();
         let (rpc, rpc_port) = bind_in_range(config.port_range, config.rpc_port, true)?;
         let (data, data_port) = bind_in_range(config.port_range, config.data_port, true)?;
+        for listener in [&rpc, &data] {
+            let set = crate::sys::evloop::set_backlog(listener, config.listen_backlog);
+            set.map_err(|e| os("setting the backlog", &e))?;
+        }
         let name = crate::control::address::P2pName { host: config.host.clone(), port: rpc_port };
         let lanes = Arc::new(Lanes::new(&config, identity.net_ns, &identity.boot_id));
         let own = Arc::new(Own::new(
@@ -184,7 +193,15 @@ impl Core {
             next: AtomicU64::new(u64::MAX),
             server: OnceLock::new(),
         });
+        let chores = Arc::new(Chores::new(
+            &config,
+            Arc::clone(&directory),
+            Arc::clone(&lanes),
+            Arc::clone(&errands),
+            Instant::now(),
+        ));
         let face = Face {
+            chores: Arc::clone(&chores),
             own: Arc::clone(&own),
             inbox: Arc::clone(&inbox),
             deadlines: Arc::clone(&clock),
@@ -204,6 +221,7 @@ impl Core {
             inbox,
             errands,
             clock,
+            chores,
             on_end,
             server,
             panicked,

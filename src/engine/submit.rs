@@ -135,7 +135,8 @@ impl Core {
             return Err(Error::new(ErrorKind::InvalidArgument, text));
         }
         let route = OnceLock::new();
-        if len > 0 && !peer.is_stale() {
+        // without a route an errand asks the peer first
+        if len > 0 && !peer.is_stale() && !self.config.always_refresh {
             match way(&peer, remote, len, allowed, now) {
                 Way::By(way) => {
                     route.set(way).ok();
@@ -149,10 +150,11 @@ impl Core {
         }
         let RequestOptions { priority, urgent, timeout, .. } = request.options;
         let small = len <= self.config.urgent_below && priority != Priority::Low;
-        let due = now.after(timeout.unwrap_or(self.config.task_timeout));
+        let usual = self.chores.task_timeout();
+        let due = now.after(timeout.unwrap_or(usual));
         let timeout = timeout.unwrap_or_else(|| {
             // large transfers get the time that a slow network needs
-            self.config.task_timeout.saturating_add(Duration::from_micros(len / BYTES_PER_US))
+            usual.saturating_add(Duration::from_micros(len / BYTES_PER_US))
         });
         let spec = Spec {
             op: request.op,

@@ -19,12 +19,8 @@ pub(crate) struct Conf {
 
 impl Conf {
     /// What a program says that says nothing.
-    pub(crate) const EMPTY: Self = Self {
-        name: String::new(),
-        path: None,
-        values: BTreeMap::new(),
-        warnings: Vec::new(),
-    };
+    pub(crate) const EMPTY: Self =
+        Self { name: String::new(), path: None, values: BTreeMap::new(), warnings: Vec::new() };
 
     /// What `MC_TENT_CONF` says: JSON, or the path of a file. What cannot be read is empty, with a warning.
     pub(crate) fn load(said: &str) -> Self {

@@ -10,8 +10,14 @@ pub(super) const OTHERS: [&str; 2] = ["NCCL_IB_GID_INDEX", "WITH_NVIDIA_PEERMEM"
 
 /// Variables that are known and have no effect, and why; a star stands for any ending.
 pub(super) const IGNORED: &[(&str, &str)] = &[
-    ("MC_TCP_ENABLE_CONNECTION_POOL", "connections are always kept: to open one per transfer only costs"),
-    ("MC_TCP_MAX_QUEUED_TRANSFERS_PER_PEER", "no transfer is refused for being queued: the batches bound the queue"),
+    (
+        "MC_TCP_ENABLE_CONNECTION_POOL",
+        "connections are always kept: to open one per transfer only costs",
+    ),
+    (
+        "MC_TCP_MAX_QUEUED_TRANSFERS_PER_PEER",
+        "no transfer is refused for being queued: the batches bound the queue",
+    ),
     ("MC_TCP_MAX_PENDING_ADMISSIONS_PER_PEER", "no transfer waits for admission"),
     ("MC_TCP_ADMISSION_TIMEOUT_MS", "no transfer waits for admission"),
     ("MC_NUM_TCP_IO_THREADS", "TENT_NET_LANES says how many threads serve sockets"),
@@ -42,31 +48,56 @@ pub(super) const IGNORED: &[(&str, &str)] = &[
 /// Variables of others: of the rest of Mooncake, of the command `tent`, of the scripts and tests of this
 /// repository. Nothing is said of them.
 pub(super) const FOREIGN: &[&str] = &[
-    "MC_STORE_*", "MC_MS_*", "MC_RPC_PROTOCOL", "MC_*RPC_CLIENT_IO_THREADS", "MC_YLT_LOG_LEVEL",
-    "TENT_LIB", "TENT_BLESS", "TENT_SEED", "TENT_SYNC", "TENT_SANITIZE", "TENT_STATIC", "TENT_CARGO_*",
+    "MC_STORE_*",
+    "MC_MS_*",
+    "MC_RPC_PROTOCOL",
+    "MC_*RPC_CLIENT_IO_THREADS",
+    "MC_YLT_LOG_LEVEL",
+    "TENT_LIB",
+    "TENT_BLESS",
+    "TENT_SEED",
+    "TENT_SYNC",
+    "TENT_SANITIZE",
+    "TENT_STATIC",
+    "TENT_CARGO_*",
 ];
 
 /// Keys of TENT's configuration that are known and have no effect; a dot stands for the prefix before.
 const IGNORED_KEYS: &[(&str, &str)] = &[
-    ("", "rpc_server_threads merge_requests max_failover_attempts enable_auto_failover_on_poll \
-          enable_progress_worker enable_runtime_queue use_legacy_transport_selection verbose policy qos"),
-    ("runtime_queue/", "max_outstanding_owners max_outstanding_bytes staging_owner_reserve \
+    (
+        "",
+        "rpc_server_threads merge_requests max_failover_attempts enable_auto_failover_on_poll \
+          enable_progress_worker enable_runtime_queue use_legacy_transport_selection verbose policy qos",
+    ),
+    (
+        "runtime_queue/",
+        "max_outstanding_owners max_outstanding_bytes staging_owner_reserve \
           staging_byte_reserve deadline_aware mlu_local_threshold promotion_slack_ns max_dispatch_owners \
-          max_dispatch_bytes progress_fallback_interval_us"),
+          max_dispatch_bytes progress_fallback_interval_us",
+    ),
     ("topology/", "priority_matrix"),
     ("metrics/", "http_port http_host http_server_threads"),
-    ("transports/rdma/", "enable num_lanes max_timeout_ns enable_smart_scheduling numa_penalties \
+    (
+        "transports/rdma/",
+        "enable num_lanes max_timeout_ns enable_smart_scheduling numa_penalties \
           bandwidth_learning_rate ewma_min_bandwidth_multiplier ewma_max_bandwidth_multiplier \
           score_jitter_range score_epsilon enable_priority_filtering local_rotation_interval_us \
           priority_promotion_timeout_us priority_promotion_per_entry deadline_bw_arbitration \
           slot_rotation_interval_ms default_bandwidth_gbps min_bandwidth_gbps max_bandwidth_gbps \
           shared_quota_shm_path rail_error_threshold rail_error_window_secs gdr_error_threshold \
-          gdr_error_window_secs gdr_cooldown_secs"),
-    ("transports/rdma/endpoint/", "hop_limit flow_label src_path_bits static_rate rq_psn \
+          gdr_error_window_secs gdr_cooldown_secs",
+    ),
+    (
+        "transports/rdma/endpoint/",
+        "hop_limit flow_label src_path_bits static_rate rq_psn \
           max_dest_rd_atomic min_rnr_timer sq_psn send_timeout send_retry_count send_rnr_count \
-          max_rd_atomic qp_pools"),
+          max_rd_atomic qp_pools",
+    ),
     ("transports/rdma/workers/", "grace_period_ns rail_topo_path"),
-    ("transports/tcp/", "max_retry_count retry_base_delay_ms retry_max_delay_ms max_concurrent_tasks"),
+    (
+        "transports/tcp/",
+        "max_retry_count retry_base_delay_ms retry_max_delay_ms max_concurrent_tasks",
+    ),
     ("transports/shm/", "cxl_mount_path"),
     ("transports/io_uring/", "enable"),
     ("transports/gds/", "enable io_batch_depth"),
@@ -74,9 +105,12 @@ const IGNORED_KEYS: &[(&str, &str)] = &[
     ("transports/mnnvl/", "enable"),
     ("transports/tpu/", "enable"),
     ("transports/mpcomm/", "enable disable_gpu_direct_rdma"),
-    ("transports/ub/", "enable device_filter worker_count poller_count jfc_per_context jetty_per_endpoint \
+    (
+        "transports/ub/",
+        "enable device_filter worker_count poller_count jfc_per_context jetty_per_endpoint \
           max_endpoints slice_size max_retries slice_timeout_ms endpoint_cooldown_ms \
-          enable_bandwidth_estimation enable_notifications"),
+          enable_bandwidth_estimation enable_notifications",
+    ),
 ];
 
 /// Prefixes under which TENT's keys are many and none concerns us.
@@ -88,13 +122,17 @@ pub(super) fn check(env: &Env, settings: &mut Settings) {
     for name in env.keys() {
         if let Some(setting) = table::all().find(|s| s.vars.iter().any(|v| v.name == name)) {
             if matches!(setting.hand, Hand::Rdma(_)) {
-                settings.notes.push(format!("{name} is kept for rails over RDMA, of which there are none"));
+                settings
+                    .notes
+                    .push(format!("{name} is kept for rails over RDMA, of which there are none"));
             }
         } else if let Some((_, why)) = IGNORED.iter().find(|(pattern, _)| matches(pattern, name)) {
             settings.ignored.push(format!("{name} has no effect: {why}"));
         } else if name != conf::VARIABLE && !FOREIGN.iter().any(|pattern| matches(pattern, name)) {
             let known = variables().filter(|known| !known.contains('*'));
-            settings.warnings.push(format!("nobody knows the variable {name}{}", meant(name, known)));
+            settings
+                .warnings
+                .push(format!("nobody knows the variable {name}{}", meant(name, known)));
         }
     }
 }
@@ -103,11 +141,13 @@ pub(super) fn check(env: &Env, settings: &mut Settings) {
 pub(super) fn check_keys(conf: &Conf, settings: &mut Settings) {
     for key in conf.values.keys() {
         let own = key.strip_prefix("tent/");
-        let is_setting =
-            |s: &table::Setting| own == Some(s.key) || s.json.contains(&key.as_str());
+        let is_setting = |s: &table::Setting| own == Some(s.key) || s.json.contains(&key.as_str());
         if let Some(setting) = table::all().find(|s| is_setting(s)) {
             if matches!(setting.hand, Hand::Rdma(_)) {
-                let line = format!("{}: {key} is kept for rails over RDMA, of which there are none", conf.name);
+                let line = format!(
+                    "{}: {key} is kept for rails over RDMA, of which there are none",
+                    conf.name
+                );
                 settings.notes.push(line);
             }
         } else if IGNORED_PREFIXES.iter().any(|prefix| key.starts_with(prefix))
@@ -133,9 +173,9 @@ pub(super) fn variables() -> impl Iterator<Item = &'static str> {
 
 /// Keys of TENT's that have no effect.
 pub(super) fn ignored_keys() -> impl Iterator<Item = String> {
-    IGNORED_KEYS.iter().flat_map(|(prefix, keys)| {
-        keys.split_whitespace().map(move |key| format!("{prefix}{key}"))
-    })
+    IGNORED_KEYS
+        .iter()
+        .flat_map(|(prefix, keys)| keys.split_whitespace().map(move |key| format!("{prefix}{key}")))
 }
 
 /// Whether a pattern with at most one star is `name`.
@@ -196,7 +236,8 @@ mod tests {
 
     #[test]
     fn distances_are_those_of_the_book() {
-        for (a, b, edits) in [("", "", 0), ("", "ab", 2), ("kitten", "sitting", 3), ("ab", "ba", 2)] {
+        for (a, b, edits) in [("", "", 0), ("", "ab", 2), ("kitten", "sitting", 3), ("ab", "ba", 2)]
+        {
             assert_eq!(distance(a, b), edits, "{a} {b}");
             assert_eq!(distance(b, a), edits, "{b} {a}");
         }

@@ -45,9 +45,8 @@ impl Form {
     /// When it makes no sense.
     pub(crate) fn parse(self, text: &str) -> Result<Option<Value>, ()> {
         let text = text.trim();
-        let number = |low: i64, high: i64| {
-            text.parse().ok().filter(|n| (low..=high).contains(n)).ok_or(())
-        };
+        let number =
+            |low: i64, high: i64| text.parse().ok().filter(|n| (low..=high).contains(n)).ok_or(());
         Ok(Some(match self {
             Self::Number(low, high) => Value::Number(number(low, high)?),
             Self::OrOff(..) if text == "-1" => return Ok(None),
@@ -63,9 +62,7 @@ impl Form {
                 let text = text.to_ascii_lowercase();
                 words.contains(&&*text).then_some(Value::Text(text)).ok_or(())?
             }
-            Self::Address => {
-                bare(text).map(|ip: IpAddr| Value::Text(ip.to_string())).ok_or(())?
-            }
+            Self::Address => bare(text).map(|ip: IpAddr| Value::Text(ip.to_string())).ok_or(())?,
             Self::Free(_) | Self::Secret => Value::Text(text.to_owned()),
         }))
     }

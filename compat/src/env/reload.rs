@@ -83,7 +83,10 @@ impl Seen {
             if setting.live {
                 ::log::info!("{name}: {} is {new} from now on, was {old}", setting.key);
             } else {
-                ::log::warn!("{name}: {} is {new} for the next engine; this one keeps {old}", setting.key);
+                ::log::warn!(
+                    "{name}: {} is {new} for the next engine; this one keeps {old}",
+                    setting.key
+                );
             }
         }
         self.values = now;

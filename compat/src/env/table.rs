@@ -1,9 +1,9 @@
 //! Every setting: its names in the environment and in TENT's configuration, what it accepts, what it does.
 //! The reading, the warnings, `tent config` and `compat/ENVIRONMENT.md` all come from this table.
 
+use super::Settings;
 use super::parse::{self, Form, Value, addresses, level_name, list, names, spray_name, via};
 use super::rdma::RDMA;
-use super::Settings;
 use crate::log::parse_level;
 use ::tent::{TransportKind, TransportMask};
 use serde_json::{Value as Json, json};
@@ -57,7 +57,13 @@ const fn other(name: &'static str, form: Form, per: i64) -> Var {
 }
 
 impl Setting {
-    const fn new(key: &'static str, unit: &'static str, form: Form, doc: &'static str, hand: Hand) -> Self {
+    const fn new(
+        key: &'static str,
+        unit: &'static str,
+        form: Form,
+        doc: &'static str,
+        hand: Hand,
+    ) -> Self {
         Self { key, unit, form, vars: &[], json: &[], live: false, doc, hand }
     }
 

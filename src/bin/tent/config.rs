@@ -1,7 +1,5 @@
 //! `tent config`: the settings that an engine of this environment would be made with.
 
-use std::collections::BTreeMap;
-
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -25,8 +23,6 @@ struct Report {
     values: Vec<Setting>,
     warnings: Vec<String>,
     ignored: Vec<String>,
-    #[serde(flatten)]
-    rest: BTreeMap<String, Value>,
 }
 
 pub(crate) fn run(args: &ConfigArgs) -> Result<()> {
@@ -54,7 +50,9 @@ fn parse(text: &str, path: &str) -> Result<Report> {
 
 fn table(report: &Report) -> String {
     let mut out = String::new();
-    for (user, heading) in [("tent", ""), ("rdma", "\nfor RDMA rails, of which there are none yet:\n")] {
+    for (user, heading) in
+        [("tent", ""), ("rdma", "\nfor RDMA rails, of which there are none yet:\n")]
+    {
         let mut rows = report.values.iter().filter(|s| s.r#for == user).peekable();
         if rows.peek().is_some() {
             out += heading;
