@@ -80,10 +80,11 @@ impl Lanes {
 
     /// Has every lane go on with these settings.
     pub(super) fn tune(&self, tuning: &Tuning) {
-        *lock(&self.tuning) = *tuning;
         for lane in self.all() {
             lane.tune(tuning);
         }
+        // last: what the reports say is then true of every lane
+        *lock(&self.tuning) = *tuning;
     }
 
     fn all(&self) -> &[Arc<Lane>] {

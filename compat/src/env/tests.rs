@@ -2,7 +2,7 @@ use super::conf::Conf;
 use super::parse::Form;
 use super::table::{self, Hand, Setting};
 use super::{Config, Env, LevelFilter, Settings, names, settings};
-use ::tent::{TransportKind, TransportMask};
+use ::tent::{Engine, Op, Request, RequestOptions, TaskState, TransportKind, TransportMask};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -121,7 +121,7 @@ fn every_key_is_read_as_its_row_says() {
 fn no_name_is_in_the_table_twice_by_mistake() {
     let mut keys = BTreeSet::new();
     for Setting { key, json, .. } in table::all() {
-        assert!(keys.insert((*key).to_owned()), "{key} twice");
+        assert!(keys.insert(format!("tent/{key}")), "{key} twice");
         json.iter().for_each(|key| assert!(keys.insert((*key).to_owned()), "{key} twice"));
     }
     for key in names::ignored_keys() {
@@ -301,6 +301,60 @@ fn a_file_that_changes_gives_the_new_tuning_once() {
     let tuning = source.changed().expect("a default is a value too");
     assert_eq!(tuning.spin, Config::default().spin);
 }
+
+/// A real file that is edited, real engines that go on: pieces get shorter, and no byte is lost.
+#[test]
+fn engines_obey_a_file_that_is_edited() {
+    let conf = scratch("engine", r#"{"tent": {"net_lanes": 1}}"#);
+    let pieces = scratch("pieces", "");
+    let s = of(&[
+        ("MC_TENT_CONF", conf.to_str().unwrap()),
+        ("TENT_PIECE_LOG", pieces.to_str().unwrap()),
+        ("MC_FORCE_TCP", "1"),
+    ]);
+    let ours = Engine::new(s.config).unwrap();
+    let theirs = Engine::new(Config { transports: ours.config().transports, ..Config::default() });
+    let theirs = theirs.unwrap();
+    let (from, to) = (ours.allocate(LEN, "*").unwrap(), theirs.allocate(LEN, "*").unwrap());
+    let segment = ours.open_segment(theirs.name()).unwrap();
+    let write = || {
+        let (len, options) = (LEN as u64, RequestOptions::default());
+        let request =
+            Request { op: Op::Write, local: from, segment, remote: to as u64, len, options };
+        let batch = ours.allocate_batch(1).unwrap();
+        ours.submit(batch, &[request]).unwrap();
+        assert_eq!(ours.wait(batch, LIMIT).unwrap().state, TaskState::Completed);
+    };
+    let window = || ours.rails().iter().map(|r| r.window_bytes).max().unwrap_or(0);
+    (0..4).for_each(|_| write());
+    assert!(window() > 4 * SMALL, "the window is {} before", window());
+    let text =
+        format!(r#"{{"tent": {{"net_lanes": 1, "tcp_window": {SMALL}, "tcp_piece": {SMALL}}}}}"#);
+    std::fs::write(&conf, text).unwrap();
+    let begin = ::tent::time::Instant::now();
+    while window() > 2 * SMALL {
+        assert!(::tent::time::Instant::now().since(begin) < LIMIT, "the window is {}", window());
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    write();
+    drop((ours, theirs));
+    let log = std::fs::read_to_string(&pieces).unwrap();
+    let lens =
+        log.lines().skip(1).map(|line| line.split(',').nth(2).unwrap().parse::<u64>().unwrap());
+    let lens: Vec<u64> = lens.collect();
+    assert_eq!(lens.iter().sum::<u64>(), 5 * LEN as u64, "every piece is in the log");
+    let mut rest = LEN as u64;
+    for len in lens.iter().rev() {
+        assert!(rest == 0 || *len <= SMALL, "a piece of {len} bytes after the change");
+        rest = rest.saturating_sub(*len);
+    }
+    assert!(lens.iter().any(|len| *len > SMALL), "longer ones before");
+}
+
+/// Bytes per transfer, of a window and piece after the change, and how long anything may take.
+const LEN: usize = 16 << 20;
+const SMALL: u64 = 64 << 10;
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// A file of this test process.
 fn scratch(name: &str, text: &str) -> PathBuf {
