@@ -262,7 +262,7 @@ pub(crate) static OWN: &[Setting] = &[
     // ---- moving
     Setting::new("task_timeout", "ms", Form::Number(1, 86_400_000),
         "longest time of a task, besides 1 s per 10 MB; of `MC_TRANSFER_TIMEOUT` at least 5 s are taken",
-        own!(s, v => s.config.task_timeout = v.millis(), s.config.task_timeout.as_millis().min(u64::MAX.into()) as u64))
+        own!(s, v => s.config.task_timeout = v.millis(), whole(s.config.task_timeout.as_millis())))
         .vars(&[
             var("TENT_TASK_TIMEOUT_MS"),
             other("MC_TRANSFER_TIMEOUT", Form::Clamped(5, DAY, 1, DAY), 1000),
@@ -279,7 +279,7 @@ pub(crate) static OWN: &[Setting] = &[
         own!(s, v => s.config.tcp_piece = v.to(), s.config.tcp_piece))
         .vars(&[var("TENT_TCP_PIECE"), other("MC_TCP_SLICE_SIZE", Form::Clamped(4 << 10, 64 << 20, 1, i64::MAX), 1)]).live(),
     Setting::new("quantum", "us", Form::Number(10, 100_000), "longest time that a rail's window holds besides its round trip",
-        own!(s, v => s.config.quantum = v.micros(), s.config.quantum.as_micros().min(u64::MAX.into()) as u64))
+        own!(s, v => s.config.quantum = v.micros(), whole(s.config.quantum.as_micros())))
         .vars(&[var("TENT_QUANTUM_US")]).live(),
     Setting::new("spray", "", Form::Words(&["pull", "predict2", "predict3", "round_robin", "static"]),
         "how pieces are given to rails; all but `pull` are there to be compared",
@@ -287,7 +287,7 @@ pub(crate) static OWN: &[Setting] = &[
     Setting::new("hedge", "", Form::Number(0, 1), "whether an overdue piece is sent over an idle rail too",
         own!(s, v => s.config.hedge = v.on(), u8::from(s.config.hedge))).vars(&[var("TENT_HEDGE")]).live(),
     Setting::new("spin", "us", Form::Number(0, 10_000), "how long a lane polls before it sleeps",
-        own!(s, v => s.config.spin = v.micros(), s.config.spin.as_micros().min(u64::MAX.into()) as u64))
+        own!(s, v => s.config.spin = v.micros(), whole(s.config.spin.as_micros())))
         .vars(&[var("TENT_SPIN_US")]).live(),
     Setting::new("piece_log", "", Form::Free("a file"), "gets a line for every piece that landed over TCP, for `tent sim --replay`",
         own!(s, v => s.config.piece_log = Some(v.text().into()), s.config.piece_log)).vars(&[var("TENT_PIECE_LOG")]),
@@ -313,6 +313,10 @@ pub(crate) static OWN: &[Setting] = &[
 /// Every setting.
 pub(crate) fn all() -> impl Iterator<Item = &'static Setting> {
     OWN.iter().chain(RDMA)
+}
+
+fn whole(n: u128) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
 }
 
 impl Value {
