@@ -150,6 +150,14 @@ int tent_rail_drain(tent_engine_t engine,
                     const char *rail,
                     int on);
 
+// What an engine would be made with by this thread now, as a JSON object: `values`, an array of {key, value,
+// unit, source, for, live, doc}; `warnings`, `ignored` and `notes`, arrays of lines about what is not
+// used. Needs no engine. As snprintf: returns the length that is needed without the terminator, and cuts to
+// `len`; `buf` may be NULL if `len` is 0. -1 on error.
+// Required: `buf` is writable for `len` bytes, or NULL with `len` 0.
+int tent_config_json(char *buf,
+                     size_t len);
+
 #ifdef __cplusplus
 }  // extern "C"
 #endif  // __cplusplus

@@ -1,5 +1,7 @@
 //! `tent config`: the settings that an engine of this environment would be made with.
 
+use std::io::Write;
+
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -32,12 +34,13 @@ pub(crate) fn run(args: &ConfigArgs) -> Result<()> {
     if args.changed {
         report.values.retain(|s| s.source != DEFAULT);
     }
-    if args.json {
-        println!("{text}");
+    let shown = if args.json {
+        format!("{text}\n")
     } else {
-        println!("# {}", library.path);
-        print!("{}", table(&report));
-    }
+        format!("# {}\n{}", library.path, table(&report))
+    };
+    // who stops reading has seen enough
+    let _ = std::io::stdout().write_all(shown.as_bytes());
     Ok(())
 }
 
@@ -83,3 +86,30 @@ fn plain(value: &Value) -> String {
 }
 
 const DEFAULT: &str = "default";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_has_values_units_sources_and_what_is_not_used() {
+        let text = r#"{"values": [
+            {"key": "spin", "value": 7, "unit": "us", "source": "environment TENT_SPIN_US=7", "for": "tent"},
+            {"key": "log_dir", "value": "", "unit": "", "source": "default", "for": "tent"},
+            {"key": "rdma_mtu", "value": "4096", "unit": "bytes", "source": "default", "for": "rdma"}],
+            "warnings": ["ignoring X"], "ignored": ["Y has no effect: why"], "notes": []}"#;
+        let shown = table(&parse(text, "lib.so").unwrap());
+        let lines: Vec<Vec<&str>> =
+            shown.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[0], ["spin", "7", "us", "environment", "TENT_SPIN_US=7"]);
+        assert_eq!(lines[1], ["log_dir", "-", "default"]);
+        assert_eq!(lines[4], ["rdma_mtu", "4096", "bytes", "default"]);
+        assert!(shown.ends_with("not used:\n  ignoring X\n  Y has no effect: why\n"), "{shown}");
+    }
+
+    #[test]
+    fn a_library_of_another_make_is_named() {
+        let fail = parse("[]", "lib.so").unwrap_err();
+        assert!(fail.cause.contains("lib.so"), "{fail}");
+    }
+}
