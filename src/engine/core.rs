@@ -18,6 +18,7 @@ use crate::id::Incarnation;
 use crate::memory::{Regions, link};
 use crate::segment::HostIdentity;
 use crate::sync::{lock, read, write};
+use crate::sys::evloop::set_backlog;
 use crate::sys::host;
 use crate::time::Instant;
 use crate::transport::Transport;
@@ -160,12 +161,8 @@ impl Core {
         let me = host::random_u128().map_err(|e| os("no random numbers", &e))?;
         let regions = Regions::new(Incarnation(me));
         let identity = identity();
-        let (rpc, rpc_port) = bind_in_range(config.port_range, config.rpc_port, true)?;
-        let (data, data_port) = bind_in_range(config.port_range, config.data_port, true)?;
-        for listener in [&rpc, &data] {
-            let set = crate::sys::evloop::set_backlog(listener, config.listen_backlog);
-            set.map_err(|e| os("setting the backlog", &e))?;
-        }
+        let (rpc, rpc_port) = listener(&config, config.rpc_port)?;
+        let (data, data_port) = listener(&config, config.data_port)?;
         let name = crate::control::address::P2pName { host: config.host.clone(), port: rpc_port };
         let lanes = Arc::new(Lanes::new(&config, identity.net_ns, &identity.boot_id));
         let own = Arc::new(Own::new(
@@ -317,6 +314,14 @@ fn identity() -> HostIdentity {
         log::warn!("the kernel does not say which host this is: {e}; every peer is reached by tcp");
         HostIdentity::default()
     })
+}
+
+/// A listener on `port`, or on one of the range.
+fn listener(config: &Config, port: Option<u16>) -> Result<(TcpListener, u16)> {
+    let (listener, port) = bind_in_range(config.port_range, port, true)?;
+    set_backlog(&listener, config.listen_backlog)
+        .map_err(|e| Error::os(ErrorKind::Socket, "setting the backlog", &e))?;
+    Ok((listener, port))
 }
 
 fn make_lanes(
