@@ -57,7 +57,7 @@ pub fn load_file(path: &Path) -> Result<()> {
 /// # Errors
 /// `InvalidArgument`: no such key, or none of its values; nothing is set then.
 pub fn set(key: &str, value: &str) -> Result<()> {
-    let conf = Conf::one(key, value.into());
+    let conf = Conf::one(key, value);
     if let Some(why) = env::check(&conf).into_iter().next() {
         return Err(invalid(why));
     }

@@ -238,7 +238,8 @@ impl Settings {
     /// Every value in force, its unit and where it comes from, and what was not taken.
     pub(crate) fn report(&self) -> serde_json::Value {
         let one = |s: &Setting| {
-            let source = self.origins.get(s.key).map_or("default".to_owned(), Origin::to_string);
+            let source =
+                self.origins.get(s.key).map_or_else(|| "default".to_owned(), Origin::to_string);
             let user = if matches!(s.hand, Hand::Rdma(_)) { "rdma" } else { "tent" };
             json!({
                 "key": s.key, "value": s.show(self), "unit": s.unit, "source": source, "for": user,

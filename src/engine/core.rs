@@ -156,11 +156,10 @@ impl std::fmt::Debug for Core {
 
 impl Core {
     pub(super) fn new(config: Config) -> Result<Arc<Self>> {
-        let os = |what: &str, e: &std::io::Error| Error::os(ErrorKind::Socket, what, e);
         let born = host::fork_generation();
-        let me = host::random_u128().map_err(|e| os("no random numbers", &e))?;
-        let regions = Regions::new(Incarnation(me));
-        let identity = identity();
+        let no_chance = |e| Error::os(ErrorKind::Socket, "no random numbers", &e);
+        let me = host::random_u128().map_err(no_chance)?;
+        let (regions, identity) = (Regions::new(Incarnation(me)), identity());
         let (rpc, rpc_port) = listener(&config, config.rpc_port)?;
         let (data, data_port) = listener(&config, config.data_port)?;
         let name = crate::control::address::P2pName { host: config.host.clone(), port: rpc_port };

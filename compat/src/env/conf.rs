@@ -50,8 +50,9 @@ impl Conf {
     }
 
     /// What a program says of one key.
-    pub(crate) fn one(key: &str, value: Json) -> Self {
+    pub(crate) fn one(key: &str, value: &str) -> Self {
         let mut conf = Self { name: PROGRAM.into(), ..Self::EMPTY };
+        let value = Json::from(value);
         flatten(key.trim_matches('/'), &value, &mut conf.values);
         conf
     }

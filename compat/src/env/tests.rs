@@ -187,9 +187,9 @@ fn the_first_variable_of_a_row_wins() {
 
 #[test]
 fn the_environment_wins_over_the_file_and_that_over_the_program() {
-    let mut program = Conf::one("tent/spin", "1".into());
-    program.merge(Conf::one("tent/quantum", "11".into()));
-    program.merge(Conf::one("tent/hedge", "0".into()));
+    let mut program = Conf::one("tent/spin", "1");
+    program.merge(Conf::one("tent/quantum", "11"));
+    program.merge(Conf::one("tent/hedge", "0"));
     let conf = r#"{"tent": {"spin": 2, "quantum": 22}}"#;
     let s = settings(env(&[("MC_TENT_CONF", conf), ("TENT_SPIN_US", "3")]), &program);
     assert_eq!(s.config.spin, Duration::from_micros(3));
