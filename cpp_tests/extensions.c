@@ -109,6 +109,10 @@ static void reports(void) {
     CHECK(memchr(tiny, 0, sizeof tiny) != NULL);
     CHECK(tent_rails_json(engine, NULL, 0) > 0); /* the length that it needs */
     CHECK(tent_rails_json(engine, NULL, 10) < 0);
+    CHECK(tent_config_json(NULL, 0) > 0); /* needs no engine */
+    CHECK(tent_config_json(NULL, 10) < 0);
+    CHECK_INT(tent_config_json(tiny, sizeof tiny), tent_config_json(NULL, 0));
+    CHECK_INT(strlen(tiny), sizeof tiny - 1);
     CHECK(tent_version()[0] >= '0' && tent_version()[0] <= '9');
     (void)openSegment(engine, "127.0.0.1:1");
     FACT("reason of a refusal: %s", tent_last_error());

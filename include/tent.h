@@ -343,7 +343,8 @@ void tent_load_config_from_file(const char *path);
 
 // Sets one key for the engines that this thread makes from now on; it goes before the file's. NULL as value
 // takes it back. Keys: `metadata_type` (p2p, etcd, redis, http), `metadata_servers`, `local_segment_name`,
-// `rpc_server_hostname`, `rpc_server_port`, `log_level`, `policy` (JSON). Others are logged and ignored.
+// `rpc_server_hostname`, `rpc_server_port`, `log_level`, `policy` (JSON), and those of `tent config`; the
+// environment wins over the latter. Others are logged and ignored.
 // Required: `key` and `value` are NULL or terminated.
 void tent_set_config(const char *key,
                      const char *value);
@@ -618,6 +619,14 @@ int tent_batch_report_json(tent_engine_t engine,
 int tent_topology_json(tent_engine_t engine,
                        char *buf,
                        size_t len);
+
+// What an engine would be made with by this thread now, as a JSON object: `values`, an array of {key, value,
+// unit, source, for, live, doc}; `warnings`, `ignored` and `notes`, arrays of lines about what is not
+// used. Needs no engine. As snprintf: returns the length that is needed without the terminator, and cuts to
+// `len`; `buf` may be NULL if `len` is 0. -1 on error.
+// Required: `buf` is writable for `len` bytes, or NULL with `len` 0.
+int tent_config_json(char *buf,
+                     size_t len);
 
 #ifdef __cplusplus
 }  // extern "C"

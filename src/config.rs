@@ -2,6 +2,9 @@
 //! upstream's keys are translated in `compat`, nowhere else.
 
 use crate::slice::TransportMask;
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How peers find each other.
@@ -89,6 +92,69 @@ pub struct Config {
     pub rail_addrs: Vec<std::net::IpAddr>,
     /// Prefer IPv6 where a pair of interfaces has both.
     pub prefer_ipv6: bool,
+    /// Network interfaces to use for rails, by their names or those of their RDMA devices; empty = all.
+    /// Where none of them is on this host, all are used, and a warning says so.
+    pub interfaces: Vec<String>,
+    /// Network interfaces that carry no rails, named as above.
+    pub not_interfaces: Vec<String>,
+    /// The address that the description names for data; none = [`Config::host`].
+    pub data_host: Option<String>,
+    /// Callers that may wait to be accepted at the RPC port and at the data port. Default 128, upstream's.
+    pub listen_backlog: u16,
+    /// Ask a peer for its description anew for every request. Default no: it costs a round trip.
+    pub always_refresh: bool,
+    /// Ask every open peer for its description anew so often. Default never.
+    pub refresh_every: Option<Duration>,
+    /// How long an upstream node may take for an answer, and how long nothing of it may move. Default 30 s,
+    /// upstream's; our own peers are watched far more closely.
+    pub upstream_timeout: Duration,
+    /// Log the throughput so often. Default never.
+    pub metrics_every: Option<Duration>,
+    /// What was said for RDMA rails, checked, by the names of the keys. No transport of today reads it.
+    pub rdma: BTreeMap<&'static str, String>,
+    /// Who says that the [`Tuning`] has changed. Default nobody.
+    pub source: Option<Arc<dyn Source>>,
+}
+
+/// The settings that may change while an engine runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tuning {
+    /// As [`Config::task_timeout`]; for tasks that are submitted from then on.
+    pub task_timeout: Duration,
+    /// As [`Config::tcp_window`].
+    pub tcp_window: u64,
+    /// As [`Config::tcp_piece`].
+    pub tcp_piece: u64,
+    /// As [`Config::quantum`].
+    pub quantum: Duration,
+    /// As [`Config::hedge`].
+    pub hedge: bool,
+    /// As [`Config::spin`].
+    pub spin: Duration,
+    /// As [`Config::metrics_every`].
+    pub metrics_every: Option<Duration>,
+}
+
+impl Tuning {
+    /// What `config` says of them.
+    pub fn of(config: &Config) -> Self {
+        Self {
+            task_timeout: config.task_timeout,
+            tcp_window: config.tcp_window,
+            tcp_piece: config.tcp_piece,
+            quantum: config.quantum,
+            hedge: config.hedge,
+            spin: config.spin,
+            metrics_every: config.metrics_every,
+        }
+    }
+}
+
+/// Where settings come from that change while an engine runs: a file that somebody edits.
+pub trait Source: Debug + Send + Sync {
+    /// The settings, if they are others than at the last call (at the first: than the engine was made
+    /// with). Called about once a second on the engine's control thread, which serves nobody meanwhile.
+    fn changed(&self) -> Option<Tuning>;
 }
 
 impl Default for Config {
@@ -121,6 +187,16 @@ impl Default for Config {
             rail_via: Vec::new(),
             rail_addrs: Vec::new(),
             prefer_ipv6: false,
+            interfaces: Vec::new(),
+            not_interfaces: Vec::new(),
+            data_host: None,
+            listen_backlog: 128,
+            always_refresh: false,
+            refresh_every: None,
+            upstream_timeout: Duration::from_secs(30),
+            metrics_every: None,
+            rdma: BTreeMap::new(),
+            source: None,
         }
     }
 }

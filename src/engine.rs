@@ -2,6 +2,7 @@
 
 mod batch;
 mod buffer;
+mod chores;
 mod core;
 mod directory;
 mod driver;

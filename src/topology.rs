@@ -64,6 +64,31 @@ pub fn interfaces(sysfs: &Path) -> Result<Vec<Interface>> {
 
 /// Where Linux describes network interfaces.
 pub const SYSFS_NET: &str = "/sys/class/net";
+/// Where Linux describes RDMA devices.
+pub const SYSFS_RDMA: &str = "/sys/class/infiniband";
+
+/// Names of network interfaces for names of interfaces or of RDMA devices, each of which has some.
+pub fn net_devices(sysfs: &Path, names: &[String]) -> Vec<String> {
+    let of = |name: &String| {
+        // a name with a slash would lead out of the directory
+        let device = if name.contains('/') { None } else { Some(sysfs.join(name)) };
+        let list = device.and_then(|device| fs::read_dir(device.join("device/net")).ok());
+        let found = list.into_iter().flatten().flatten();
+        let found = found.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        found.chain([name.clone()]).collect::<Vec<_>>()
+    };
+    names.iter().flat_map(of).collect()
+}
+
+/// The interfaces that `keep` names (empty = all) and `drop` does not, and loopback ones; `None` if no
+/// other is left.
+pub fn select(all: &[Interface], keep: &[String], drop: &[String]) -> Option<Vec<Interface>> {
+    let wanted = |i: &&Interface| {
+        i.loopback || ((keep.is_empty() || keep.contains(&i.name)) && !drop.contains(&i.name))
+    };
+    let left: Vec<_> = all.iter().filter(wanted).cloned().collect();
+    left.iter().any(|i| !i.loopback).then_some(left)
+}
 
 /// The addresses to publish: those that [`pair_rails`] would use on this side. With `only`, just
 /// those, in that order, loopback ones too.

@@ -399,3 +399,98 @@ fn engines_come_and_go_without_leaving_anything() {
     }
     assert!(count("fd") < before + 50 * 8, "descriptors leak");
 }
+
+/// One engine asks the other for its description by itself, so that new memory is known before it is used.
+#[test]
+fn descriptions_are_refreshed_by_themselves() {
+    let every = Duration::from_millis(100);
+    let config = Config { transports: TCP, refresh_every: Some(every), ..Config::default() };
+    let (a, b) = (Engine::new(config).unwrap(), engine(TCP));
+    let to = a.open_segment(b.name()).unwrap();
+    assert!(a.segment(to).unwrap().buffers.is_empty());
+    let memory = Memory::new(4096);
+    b.register(&spec(&memory, Permission::ReadWrite)).unwrap();
+    // a bound in looks: each comes after a wait
+    for look in 0.. {
+        if !a.segment(to).unwrap().buffers.is_empty() {
+            break;
+        }
+        assert!(look < 400, "not refreshed");
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn descriptions_are_fetched_for_every_request_on_demand() {
+    let mut p = pair(TCP, 1 << 16);
+    p.a =
+        Engine::new(Config { transports: TCP, always_refresh: true, ..Config::default() }).unwrap();
+    p.a.register(&spec(&p.ours, Permission::ReadWrite)).unwrap();
+    p.to = p.a.open_segment(p.b.name()).unwrap();
+    p.ours.fill(3);
+    assert_eq!(p.run(&[p.request(Op::Write, 0, 0, 1 << 16)]), TaskState::Completed);
+    assert_eq!(p.theirs.wrong(3, 0, 1 << 16, 0), 0);
+    // what is withdrawn is known at once, before any byte is sent
+    p.b.unregister(p.theirs.addr).unwrap();
+    let batch = p.a.allocate_batch(1).unwrap();
+    p.a.submit(batch, &[p.request(Op::Write, 0, 0, 10)]).unwrap();
+    assert_eq!(p.a.wait(batch, Duration::from_secs(20)).unwrap().state, TaskState::Failed);
+    let why = p.a.failure_text(batch);
+    assert!(why.contains("not inside one buffer"), "{why}");
+}
+
+#[test]
+fn filters_that_leave_nothing_leave_everything() {
+    let interfaces = vec!["mlx5_77".to_owned()];
+    let config = Config { transports: TCP, interfaces, ..Config::default() };
+    let mut p = pair(TCP, 1 << 16);
+    p.a = Engine::new(config).unwrap();
+    p.a.register(&spec(&p.ours, Permission::ReadWrite)).unwrap();
+    p.to = p.a.open_segment(p.b.name()).unwrap();
+    assert_eq!(p.run(&[p.request(Op::Read, 0, 0, 1 << 16)]), TaskState::Completed);
+}
+
+/// Takes the lines of the log.
+struct Lines(std::sync::Mutex<Option<std::sync::mpsc::Sender<String>>>);
+
+impl log::Log for Lines {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if let Some(to) = self.0.lock().unwrap().as_ref() {
+            to.send(record.args().to_string()).ok();
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+static LINES: Lines = Lines(std::sync::Mutex::new(None));
+
+#[test]
+fn the_throughput_is_told_if_that_is_asked_for() {
+    let (to, lines) = std::sync::mpsc::channel();
+    *LINES.0.lock().unwrap() = Some(to);
+    log::set_logger(&LINES).unwrap();
+    log::set_max_level(log::LevelFilter::Info);
+    let mut p = pair(TCP, 1 << 20);
+    let every = Some(Duration::from_millis(100));
+    let config = Config { transports: TCP, metrics_every: every, ..Config::default() };
+    p.a = Engine::new(config).unwrap();
+    p.a.register(&spec(&p.ours, Permission::ReadWrite)).unwrap();
+    p.to = p.a.open_segment(p.b.name()).unwrap();
+    assert_eq!(p.run(&[p.request(Op::Write, 0, 0, 1 << 20)]), TaskState::Completed);
+    let name = p.a.name().to_owned();
+    let line = loop {
+        let line = lines.recv_timeout(Duration::from_secs(20)).expect("a line");
+        if line.starts_with(&name) && line.contains("GB/s") {
+            break line;
+        }
+    };
+    let figure =
+        |word: &str| line.split(word).nth(1)?.split_whitespace().next()?.parse::<f64>().ok();
+    assert_eq!(figure("read "), Some(0.0), "{line}");
+    assert!(figure("written ").is_some_and(|rate| rate > 0.0), "{line}");
+}

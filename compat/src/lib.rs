@@ -7,12 +7,13 @@
 //! - [`ret`]: one type per return convention; the numbers of both of upstream's error spaces.
 //! - `entry`: the body of every exported function: guard against panics, last error, conversion.
 //! - `handle`: engine handles, which are checked numbers and never addresses (I7).
-//! - `text`: strings and arrays across the edge · `env`: environment → configuration · `log`: stderr ·
-//!   `shutdown`: the signal handlers that `enableGracefulShutdown` asks for.
+//! - `text`: strings and arrays across the edge · `env`: environment and configuration → settings ·
+//!   [`config`]: what they are, for reports · `log`: stderr or a file · `shutdown`: the signal handlers that `enableGracefulShutdown` asks for.
 //!
 //! An exported function turns pointers into values, calls one safe function and lets `entry!` convert the
 //! result. Nothing here runs at load time: no constructors, no threads, no signal handlers (D10).
 
+pub mod config;
 mod entry;
 mod env;
 mod handle;

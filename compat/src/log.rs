@@ -1,24 +1,44 @@
-//! Where the library's log lines go: standard error, one `write` per line, so that no lock is held that a
-//! `fork` could leave locked in the child. A line that repeats is counted and told again at 10, 100 …
-//!
-//! `MC_LOG_DIR` is accepted and ignored.
+//! Where the library's log lines go: standard error or a file of `MC_LOG_DIR`, one `write` per line, so that
+//! no lock is held that a `fork` could leave locked in the child. A line that repeats is counted and told
+//! again at 10, 100 …
 #![allow(unsafe_code, reason = "one write to standard error")]
 
 use ::log::{Level, LevelFilter, Log, Metadata, Record};
-use std::sync::{Mutex, Once, PoisonError, TryLockError};
+use std::fs::{File, OpenOptions};
+use std::os::fd::{AsRawFd, RawFd};
+use std::path::Path;
+use std::sync::{Mutex, Once, OnceLock, PoisonError, TryLockError};
 
 /// Installs the log with its level, and routes panics of our own threads into it; the first call counts.
+/// With a directory the lines go to a file there, and errors to standard error too, as glog does it.
 ///
 /// Both the logger and the panic hook are this library's own: the host's Rust, if it has one, is another
 /// copy of std.
-pub(crate) fn install(level: LevelFilter) {
+pub(crate) fn install(level: LevelFilter, dir: &str) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         if ::log::set_logger(&STDERR).is_ok() {
             ::log::set_max_level(level);
         }
         std::panic::set_hook(Box::new(|info| ::log::error!("{info}")));
+        if !dir.is_empty() {
+            match open(Path::new(dir)) {
+                Ok(file) => drop(FILE.set(file)),
+                Err(e) => ::log::warn!("no log file in {dir}: {e}; the log goes to stderr"),
+            }
+        }
     });
+}
+
+/// Changes the level from now on.
+pub(crate) fn set_level(level: LevelFilter) {
+    ::log::set_max_level(level);
+}
+
+/// One file per process; a forked child goes on in its parent's.
+fn open(dir: &Path) -> std::io::Result<File> {
+    let name = format!("tent.{}.log", std::process::id());
+    OpenOptions::new().create(true).append(true).open(dir.join(name))
 }
 
 /// The level of that name; upstream's names and the usual ones.
@@ -56,10 +76,17 @@ impl Log for Stderr {
             Err(TryLockError::WouldBlock) => 1,
         };
         let stamp = ::tent::time::timestamp();
-        match repeats {
-            1 => write_line(&format!("{stamp} {body}\n")),
-            n if is_power_of_ten(n) => write_line(&format!("{stamp} {body} ({n} times by now)\n")),
-            _ => {}
+        let line = match repeats {
+            1 => format!("{stamp} {body}\n"),
+            n if is_power_of_ten(n) => format!("{stamp} {body} ({n} times by now)\n"),
+            _ => return,
+        };
+        let file = FILE.get();
+        if let Some(file) = file {
+            write_line(file.as_raw_fd(), &line);
+        }
+        if file.is_none() || record.level() == Level::Error {
+            write_line(libc::STDERR_FILENO, &line);
         }
     }
 
@@ -99,12 +126,14 @@ fn level_name(level: Level) -> &'static str {
     }
 }
 
-fn write_line(line: &str) {
-    // SAFETY: the pointer and the length are those of a live string. A full or closed standard error
-    // loses the line; there is nowhere to tell it.
-    unsafe { libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), line.len()) };
+fn write_line(to: RawFd, line: &str) {
+    // SAFETY: the pointer and the length are those of a live string. A full or closed file loses the
+    // line; there is nowhere to tell it.
+    unsafe { libc::write(to, line.as_ptr().cast(), line.len()) };
 }
 
+/// The file of the log, for the life of the process.
+static FILE: OnceLock<File> = OnceLock::new();
 static STDERR: Stderr = Stderr { repeated: Mutex::new(Repeats { line: String::new(), times: 0 }) };
 
 #[cfg(test)]

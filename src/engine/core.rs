@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::control::handshake::{Handler, Server, ServerLimits, bind_in_range};
 use crate::control::wire::Notify;
 use crate::engine::batch::{Batches, OnEnd, TaskRef};
+use crate::engine::chores::Chores;
 use crate::engine::directory::{Directory, Own};
 use crate::engine::driver::{Driver, RailMaker};
 use crate::engine::errands::Errands;
@@ -18,6 +19,7 @@ use crate::memory::{Regions, link};
 use crate::policy::Policies;
 use crate::segment::HostIdentity;
 use crate::sync::{lock, read, write};
+use crate::sys::evloop::set_backlog;
 use crate::sys::host;
 use crate::time::Instant;
 use crate::transport::Transport;
@@ -106,6 +108,7 @@ struct Face {
     own: Arc<Own>,
     inbox: Arc<Inbox>,
     deadlines: Arc<Deadlines>,
+    chores: Arc<Chores>,
 }
 
 impl Handler for Face {
@@ -120,7 +123,9 @@ impl Handler for Face {
     }
 
     fn tick(&self, now: Instant) -> Option<Instant> {
-        self.deadlines.look(now)
+        let chore = self.chores.look(now);
+        let next = self.deadlines.look(now).map_or(chore, |at| at.min(chore));
+        (next != Instant::NEVER).then_some(next)
     }
 }
 
@@ -134,6 +139,7 @@ pub(super) struct Core {
     pub(super) inbox: Arc<Inbox>,
     pub(super) errands: Arc<Errands>,
     pub(super) clock: Arc<Deadlines>,
+    pub(super) chores: Arc<Chores>,
     pub(super) on_end: Arc<dyn OnEnd>,
     /// Which transports a request may take; none says that any may.
     pub(super) policies: ArcSwapOption<Policies>,
@@ -154,13 +160,12 @@ impl std::fmt::Debug for Core {
 
 impl Core {
     pub(super) fn new(config: Config) -> Result<Arc<Self>> {
-        let os = |what: &str, e: &std::io::Error| Error::os(ErrorKind::Socket, what, e);
         let born = host::fork_generation();
-        let me = host::random_u128().map_err(|e| os("no random numbers", &e))?;
-        let regions = Regions::new(Incarnation(me));
-        let identity = identity();
-        let (rpc, rpc_port) = bind_in_range(config.port_range, config.rpc_port, true)?;
-        let (data, data_port) = bind_in_range(config.port_range, config.data_port, true)?;
+        let no_chance = |e| Error::os(ErrorKind::Socket, "no random numbers", &e);
+        let me = host::random_u128().map_err(no_chance)?;
+        let (regions, identity) = (Regions::new(Incarnation(me)), identity());
+        let (rpc, rpc_port) = listener(&config, config.rpc_port)?;
+        let (data, data_port) = listener(&config, config.data_port)?;
         let name = crate::control::address::P2pName { host: config.host.clone(), port: rpc_port };
         let lanes = Arc::new(Lanes::new(&config, identity.net_ns, &identity.boot_id));
         let own = Arc::new(Own::new(
@@ -188,7 +193,15 @@ impl Core {
             next: AtomicU64::new(u64::MAX),
             server: OnceLock::new(),
         });
+        let chores = Arc::new(Chores::new(
+            &config,
+            Arc::clone(&directory),
+            Arc::clone(&lanes),
+            Arc::clone(&errands),
+            Instant::now(),
+        ));
         let face = Face {
+            chores: Arc::clone(&chores),
             own: Arc::clone(&own),
             inbox: Arc::clone(&inbox),
             deadlines: Arc::clone(&clock),
@@ -208,6 +221,7 @@ impl Core {
             inbox,
             errands,
             clock,
+            chores,
             on_end,
             policies: ArcSwapOption::empty(),
             server,
@@ -304,6 +318,14 @@ fn identity() -> HostIdentity {
         log::warn!("the kernel does not say which host this is: {e}; every peer is reached by tcp");
         HostIdentity::default()
     })
+}
+
+/// A listener on `port`, or on one of the range.
+fn listener(config: &Config, port: Option<u16>) -> Result<(TcpListener, u16)> {
+    let (listener, port) = bind_in_range(config.port_range, port, true)?;
+    set_backlog(&listener, config.listen_backlog)
+        .map_err(|e| Error::os(ErrorKind::Socket, "setting the backlog", &e))?;
+    Ok((listener, port))
 }
 
 fn make_lanes(

@@ -15,7 +15,6 @@ use crate::slice::TransportKind;
 use crate::sync::{lock, read, write};
 use crate::time;
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, Once, RwLock};
 
 /// A description as text, and what it was made from: version of the regions, whether for our own readers,
@@ -34,8 +33,8 @@ pub(super) struct Own {
     pub(super) rpc_port: u16,
     pub(super) data_port: u16,
     pub(super) identity: HostIdentity,
-    /// Addresses to serve on, if only some.
-    only: Vec<IpAddr>,
+    /// Says on which addresses to serve.
+    config: Config,
     pub(super) regions: Arc<Regions>,
     cache: Mutex<Option<Rendered>>,
 }
@@ -49,8 +48,8 @@ impl Own {
         regions: Arc<Regions>,
     ) -> Self {
         let (rpc_port, data_port) = ports;
-        let (host, only) = (config.host.clone(), config.rail_addrs.clone());
-        Self { name, host, rpc_port, data_port, identity, only, regions, cache: Mutex::new(None) }
+        let (host, config) = (config.host.clone(), config.clone());
+        Self { name, host, rpc_port, data_port, identity, config, regions, cache: Mutex::new(None) }
     }
 
     /// The description without its buffers.
@@ -58,7 +57,7 @@ impl Own {
         SegmentDesc {
             name: self.name.clone(),
             protocol: "tcp".into(),
-            tcp_data_host: self.host.clone(),
+            tcp_data_host: self.config.data_host.as_ref().unwrap_or(&self.host).clone(),
             tcp_data_port: self.data_port,
             tcp_proto_version: 2,
             buffers: Vec::new(),
@@ -66,7 +65,7 @@ impl Own {
                 incarnation: self.regions.incarnation(),
                 host: self.identity.clone(),
                 // asked anew each time: interfaces come and go
-                rails: own_rails(&self.only),
+                rails: own_rails(&self.config),
                 guard: self.regions.guard_ref(),
             }),
         }
@@ -120,6 +119,10 @@ impl Directory {
         read(&self.table).peers.get(id.0 as usize).cloned().ok_or_else(|| {
             Error::new(ErrorKind::InvalidArgument, format!("no segment {} is open", id.0))
         })
+    }
+
+    pub(super) fn own_name(&self) -> &str {
+        &self.own.name
     }
 
     pub(super) fn all(&self) -> Vec<Arc<Peer>> {

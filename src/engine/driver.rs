@@ -5,7 +5,7 @@ mod claim;
 mod rails;
 mod watch;
 
-use crate::config::Config;
+use crate::config::{Config, Tuning};
 use crate::engine::lane::LaneShared;
 use crate::engine::peer::{Link, Peer, RailFigures};
 use crate::engine::piece::Piece;
@@ -148,6 +148,8 @@ pub(super) struct Driver {
     /// The rails copy on the spot.
     copies: bool,
     limits: Limits,
+    /// Longest slice that its transports take.
+    most: u64,
     spread: claim::Spread,
     hedge: bool,
     pieces: Option<Arc<PieceLog>>,
@@ -192,7 +194,8 @@ impl Driver {
             news: Vec::new(),
             maker,
             copies,
-            limits: limits(config, most),
+            limits: limits(&Tuning::of(config), most),
+            most,
             spread: claim::Spread::new(config.spray),
             hedge: config.hedge,
             pieces: None,
@@ -210,6 +213,12 @@ impl Driver {
     /// Every piece that lands is to be written down.
     pub(super) fn record(&mut self, pieces: Option<Arc<PieceLog>>) {
         self.pieces = pieces;
+    }
+
+    /// Goes on with these settings; what is claimed already stays as it is.
+    pub(super) fn tune(&mut self, tuning: &Tuning) {
+        self.limits = limits(tuning, self.most);
+        self.hedge = tuning.hedge;
     }
 
     /// Descriptors that say when a turn has something to do.
@@ -618,12 +627,12 @@ impl Driver {
 }
 
 /// The bounds of windows and pieces, for transports that take slices of up to `most` bytes.
-pub(super) fn limits(config: &Config, most: u64) -> Limits {
+pub(super) fn limits(tuning: &Tuning, most: u64) -> Limits {
     Limits {
-        quantum: u64::try_from(config.quantum.as_nanos()).unwrap_or(u64::MAX),
+        quantum: u64::try_from(tuning.quantum.as_nanos()).unwrap_or(u64::MAX),
         shortest: SHORTEST,
-        longest: config.tcp_piece.min(most),
-        window: config.tcp_window,
+        longest: tuning.tcp_piece.min(most),
+        window: tuning.tcp_window,
     }
 }
 

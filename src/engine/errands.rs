@@ -24,6 +24,8 @@ enum Errand {
     Send(Follow),
     /// Since when it waits, whom to ask, what to plan then.
     Look(Instant, Arc<Peer>, Vec<TaskRef>),
+    /// Its description may have changed.
+    Refresh(Arc<Peer>),
 }
 
 #[derive(Debug, Default)]
@@ -77,6 +79,16 @@ impl Errands {
         if let Some(Errand::Look(_, _, tasks)) = self.add(Errand::Look(now, peer, tasks)) {
             for task in tasks {
                 task.stop(Stop::Fail, || "the engine is shutting down or overloaded".into());
+            }
+        }
+    }
+
+    /// Asks these peers for their descriptions anew. If others wait for something it is left out: it comes
+    /// round again.
+    pub(super) fn refresh(&self, peers: Vec<Arc<Peer>>) {
+        if lock(&self.queue).errands.is_empty() {
+            for peer in peers.into_iter().filter(|peer| peer.id != 0) {
+                self.add(Errand::Refresh(peer));
             }
         }
     }
@@ -140,6 +152,11 @@ impl Errands {
                     }
                 }
                 Errand::Look(since, peer, tasks) => self.look_again(since, &peer, tasks),
+                Errand::Refresh(peer) => {
+                    if let Err(e) = self.directory.refresh(&peer) {
+                        log::warn!("segment {} keeps its old description: {e}", peer.name);
+                    }
+                }
             }
         }
     }
@@ -197,6 +214,7 @@ impl Errands {
             for errand in std::mem::take(&mut queue.errands) {
                 match errand {
                     Errand::Send(_) => queue.errands.push_back(errand),
+                    Errand::Refresh(_) => {}
                     Errand::Look(_, _, tasks) => {
                         for task in tasks {
                             task.stop(Stop::Cancel, || "the engine is shutting down".into());

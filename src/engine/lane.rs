@@ -1,10 +1,11 @@
-//! A lane: one driver behind a lock that is only ever tried, a thread that guarantees progress, and the
+//! A lane: one driver behind a lock that whoever moves bytes only ever tries, a thread that guarantees progress, and the
 //! rules by which callers and that thread share the work (D6).
 
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests;
 
+use crate::config::Tuning;
 use crate::engine::driver::Driver;
 use crate::engine::peer::Peer;
 use crate::sync::{lock, spawn, try_lock};
@@ -81,7 +82,8 @@ pub(super) struct Lane {
     siblings: OnceLock<Vec<Weak<Self>>>,
     standby: Mutex<bool>,
     take_over: Condvar,
-    spin: Duration,
+    /// In nanoseconds.
+    spin: AtomicU64,
     thread: Mutex<Option<JoinHandle<()>>>,
     on_panic: Arc<AtomicBool>,
 }
@@ -126,7 +128,7 @@ impl Lane {
             siblings: OnceLock::new(),
             standby: Mutex::new(false),
             take_over: Condvar::new(),
-            spin,
+            spin: AtomicU64::new(nanos(spin)),
             thread: Mutex::new(None),
             on_panic,
         }))
@@ -270,7 +272,10 @@ impl Lane {
                 active = now;
                 continue;
             }
-            if !bulk && now.since(active) < self.spin && spins.worth_it() {
+            if !bulk
+                && nanos(now.since(active)) < self.spin.load(Ordering::Relaxed)
+                && spins.worth_it()
+            {
                 drop(driver);
                 std::hint::spin_loop();
                 continue;
@@ -352,6 +357,16 @@ impl Lane {
         turns
     }
 
+    /// Goes on with these settings.
+    pub(super) fn tune(&self, tuning: &Tuning) {
+        let mut driver = lock(&self.driver);
+        driver.tune(tuning);
+        // copies do not spin, nor does anything with one core
+        if driver.uses_links() && host::cpu_count() > 1 {
+            self.spin.store(nanos(tuning.spin), Ordering::Relaxed);
+        }
+    }
+
     fn sleep(&self, until: Instant, now: Instant) {
         let timeout = (until != Instant::NEVER).then(|| until.since(now));
         let mut events = [Event::EMPTY; 4];
@@ -379,6 +394,10 @@ impl Lane {
         let wait = self.take_over.wait_timeout_while(standby, STAND_BY, |s| *s);
         drop(wait);
     }
+}
+
+fn nanos(d: Duration) -> u64 {
+    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Whether polling after activity has paid off lately.

@@ -1,7 +1,7 @@
 //! The lanes of an engine, by family: sockets and copies. Tells them of work, wakes them, lends them to
 //! callers, and knows which rails each has to a peer.
 
-use crate::config::Config;
+use crate::config::{Config, Tuning};
 use crate::engine::driver::{self, RailMaker, RailSpec};
 use crate::engine::lane::Lane;
 use crate::engine::peer::{Link, Peer};
@@ -41,6 +41,7 @@ pub(super) struct Lanes {
     pub(super) net: usize,
     pub(super) copy: usize,
     config: Config,
+    tuning: Mutex<Tuning>,
     net_ns: u64,
     boot_id: String,
     pub(super) events: EventLog,
@@ -58,10 +59,11 @@ impl Lanes {
             net: pick(config.net_lanes, (cores / 2).clamp(1, 8)),
             copy: pick(config.copy_lanes, cores.clamp(1, 8)),
             config: config.clone(),
+            tuning: Mutex::new(Tuning::of(config)),
             net_ns,
             boot_id: boot_id.to_owned(),
             events: EventLog::default(),
-            ways: Mutex::new(own_rails(&config.rail_addrs)),
+            ways: Mutex::new(own_rails(config)),
         }
     }
 
@@ -73,7 +75,16 @@ impl Lanes {
 
     /// The bounds of windows and pieces on net rails.
     pub(super) fn limits(&self) -> Limits {
-        driver::limits(&self.config, u64::from(crate::transport::tcp::frame::MAX_PAYLOAD))
+        driver::limits(&lock(&self.tuning), u64::from(crate::transport::tcp::frame::MAX_PAYLOAD))
+    }
+
+    /// Has every lane go on with these settings.
+    pub(super) fn tune(&self, tuning: &Tuning) {
+        for lane in self.all() {
+            lane.tune(tuning);
+        }
+        // last: what the reports say is then true of every lane
+        *lock(&self.tuning) = *tuning;
     }
 
     fn all(&self) -> &[Arc<Lane>] {
@@ -178,7 +189,7 @@ impl Lanes {
     fn tcp_rails(&self, lane: usize, peer: &Peer) -> Vec<RailSpec> {
         let desc = peer.desc();
         let Some(facts) = &desc.tent else { return Vec::new() };
-        let local = topology::interfaces(Path::new(topology::SYSFS_NET)).unwrap_or_else(|e| {
+        let local = local_interfaces(&self.config).unwrap_or_else(|e| {
             log::warn!("cannot list the network interfaces: {e}");
             Vec::new()
         });
@@ -293,7 +304,7 @@ impl RailMaker for Lanes {
     }
 
     fn ways_changed(&self) -> bool {
-        let now = own_rails(&self.config.rail_addrs);
+        let now = own_rails(&self.config);
         let mut known = lock(&self.ways);
         let changed = *known != now;
         *known = now;
@@ -315,14 +326,33 @@ fn home() -> usize {
 }
 
 /// Addresses on which this host serves, for the description.
-pub(super) fn own_rails(only: &[IpAddr]) -> Vec<RailAddr> {
-    match topology::interfaces(Path::new(topology::SYSFS_NET)) {
-        Ok(local) => topology::rail_addrs(&local, only),
+pub(super) fn own_rails(config: &Config) -> Vec<RailAddr> {
+    match local_interfaces(config) {
+        Ok(local) => topology::rail_addrs(&local, &config.rail_addrs),
         Err(e) => {
             log::warn!("{e}; peers reach this engine by its host name alone");
             Vec::new()
         }
     }
+}
+
+/// The interfaces of this host that rails may use.
+fn local_interfaces(config: &Config) -> Result<Vec<topology::Interface>> {
+    let all = topology::interfaces(Path::new(topology::SYSFS_NET))?;
+    let (keep, drop) = (&config.interfaces, &config.not_interfaces);
+    if keep.is_empty() && drop.is_empty() {
+        return Ok(all);
+    }
+    let resolve = |names| topology::net_devices(Path::new(topology::SYSFS_RDMA), names);
+    Ok(topology::select(&all, &resolve(keep), &resolve(drop)).unwrap_or_else(|| {
+        static ONCE: std::sync::Once = std::sync::Once::new();
+        ONCE.call_once(|| {
+            log::warn!(
+                "no interface is left by the filters (keep {keep:?}, drop {drop:?}): all are used"
+            );
+        });
+        all
+    }))
 }
 
 /// Most lanes of a family that a configuration may ask for.

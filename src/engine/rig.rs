@@ -2,7 +2,7 @@
 //! deadlines, one call for each thing that a thread or a caller of the engine would do. Whoever holds the
 //! rig says what time it is, and takes the turns.
 
-use crate::config::Config;
+use crate::config::{Config, Tuning};
 use crate::engine::TaskStatus;
 use crate::engine::batch::{Batch, Batches, Follow, OnEnd, Spec, Task, TaskRef};
 use crate::engine::core::end_overdue;
@@ -149,7 +149,8 @@ impl Rig {
             |(lane, transports)| Driver::new(lane, 1, transports, Arc::downgrade(&maker), config);
         let drivers = transports.into_iter().enumerate().map(driver).collect();
         let (batches, on_end) = (Batches::new(1), Arc::new(Silent));
-        let (peers, look, limits) = (Vec::new(), Instant::NEVER, limits(config, u64::MAX));
+        let (peers, look, limits) =
+            (Vec::new(), Instant::NEVER, limits(&Tuning::of(config), u64::MAX));
         Self { table, drivers, peers, batches, on_end, look, limits }
     }
 

@@ -172,7 +172,8 @@ impl Core {
         let pinned = pin.as_ref().map_or("*", Pin::location);
         let (allowed, first) = self.choose(rules, request, &peer, pinned);
         let route = OnceLock::new();
-        if len > 0 && !peer.is_stale() {
+        // without a route an errand asks the peer first
+        if len > 0 && !peer.is_stale() && !self.config.always_refresh {
             match way(&peer, (remote, len), (allowed, first), now) {
                 Way::By(way) => {
                     route.set(way).ok();
@@ -186,7 +187,7 @@ impl Core {
         }
         let RequestOptions { priority, urgent, timeout, intent, .. } = request.options;
         let small = len <= self.config.urgent_below && priority != Priority::Low;
-        let rule = self.config.task_timeout.saturating_mul(intent.patience());
+        let rule = self.chores.task_timeout().saturating_mul(intent.patience());
         let due = now.after(timeout.unwrap_or(rule));
         let timeout = timeout.unwrap_or_else(|| {
             // large transfers get the time that a slow network needs

@@ -329,6 +329,15 @@ pub fn listen(addr: SocketAddr, v6_only: bool, backlog: i32) -> io::Result<TcpLi
     Ok(TcpListener::from(socket))
 }
 
+/// How many callers may wait to be accepted by a listener.
+///
+/// # Errors
+/// The kernel's.
+pub fn set_backlog(listener: &TcpListener, backlog: u16) -> io::Result<()> {
+    // SAFETY: takes no pointers; to listen again changes nothing but the backlog
+    ok(unsafe { libc::listen(listener.as_raw_fd(), i32::from(backlog)) })
+}
+
 /// Begins to connect to `to`, from `from` if given (port 0 = any). The stream is non-blocking; when it
 /// is writable, [`connect_result`] tells how it went.
 ///

@@ -277,3 +277,28 @@ proptest! {
         prop_assert_eq!(pairs.len(), (usize::from(a) * usize::from(b)).min(MAX_RAIL_PAIRS));
     }
 }
+
+#[test]
+fn filters_keep_and_drop_interfaces_but_never_loopback() {
+    let all = host(&[("eth0", "10.0.0.1/24"), ("eth1", "10.0.1.1/24")]);
+    let names = |keep: &[&str], drop: &[&str]| {
+        let text = |list: &[&str]| list.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        let left = select(&all, &text(keep), &text(drop))?;
+        Some(left.into_iter().map(|i| i.name).collect::<Vec<_>>().join(" "))
+    };
+    assert_eq!(names(&[], &[]).unwrap(), "lo lo eth0 eth1");
+    assert_eq!(names(&["eth1"], &[]).unwrap(), "lo lo eth1");
+    assert_eq!(names(&[], &["eth1", "lo"]).unwrap(), "lo lo eth0");
+    assert_eq!(names(&["eth0", "eth1"], &["eth0"]).unwrap(), "lo lo eth1");
+    assert_eq!(names(&["mlx5_0"], &[]), None, "none of them is here");
+    assert_eq!(names(&["eth0"], &["eth0"]), None);
+}
+
+#[test]
+fn an_rdma_device_stands_for_its_interfaces() {
+    let sysfs = std::env::temp_dir().join(format!("tent-rdma-{}", std::process::id()));
+    fs::create_dir_all(sysfs.join("mlx5_0/device/net/ens1np0")).unwrap();
+    let found = net_devices(&sysfs, &["mlx5_0".into(), "eth0".into(), "../mlx5_0".into()]);
+    fs::remove_dir_all(&sysfs).unwrap();
+    assert_eq!(found, ["ens1np0", "mlx5_0", "eth0", "../mlx5_0"]);
+}

@@ -215,7 +215,7 @@ pub unsafe extern "C" fn enableGracefulShutdown(engine: transfer_engine_t) {
 
 fn create(store: Result<&str>, name: Result<&str>) -> Result<transfer_engine_t> {
     let settings = env::from_process();
-    crate::log::install(settings.log_level);
+    crate::log::install(settings.log_level(), &settings.log_dir);
     settings.warn_once();
     start(store, name, settings).inspect_err(|e| log::error!("cannot create an engine: {e}"))
 }

@@ -52,7 +52,8 @@ pub unsafe extern "C" fn tent_load_config_from_file(path: *const c_char) {
 
 /// Sets one key for the engines that this thread makes from now on; it goes before the file's. NULL as value
 /// takes it back. Keys: `metadata_type` (p2p, etcd, redis, http), `metadata_servers`, `local_segment_name`,
-/// `rpc_server_hostname`, `rpc_server_port`, `log_level`, `policy` (JSON). Others are logged and ignored.
+/// `rpc_server_hostname`, `rpc_server_port`, `log_level`, `policy` (JSON), and those of `tent config`; the
+/// environment wins over the latter. Others are logged and ignored.
 ///
 /// # Safety
 /// `key` and `value` are NULL or terminated.
@@ -249,6 +250,24 @@ struct Wanted {
     policies: Option<Policies>,
 }
 
+impl Wanted {
+    /// Takes from the environment's configuration what the program has not said.
+    fn complete(&mut self, node: &env::Node) {
+        let fields = [
+            (&mut self.store, &node.metadata_type),
+            (&mut self.servers, &node.metadata_servers),
+            (&mut self.segment, &node.segment_name),
+            (&mut self.host, &node.host),
+        ];
+        for (own, other) in fields.into_iter().filter(|(own, _)| own.is_empty()) {
+            own.clone_from(other);
+        }
+        if self.port == 0 {
+            self.port = node.port;
+        }
+    }
+}
+
 fn wanted(values: Vec<(String, String)>) -> Result<Wanted> {
     let mut to = Wanted::default();
     for (key, value) in values {
@@ -269,16 +288,23 @@ fn wanted(values: Vec<(String, String)>) -> Result<Wanted> {
                 let parsed = Policies::parse(&value);
                 to.policies = Some(parsed.map_err(|e| bad(&e.to_string()))?);
             }
-            _ => log::info!("setting {key} has no effect here"),
+            _ => {
+                if let Err(why) = crate::config::set(&key, &value) {
+                    log::info!("setting {key} has no effect here: {why}");
+                }
+            }
         }
     }
     Ok(to)
 }
 
 fn create(draft: &Draft) -> Result<tent_engine_t> {
+    crate::config::forget();
+    let mut wanted = wanted(draft.values()?)?;
     let settings = env::from_process();
-    let wanted = wanted(draft.values()?)?;
-    crate::log::install(wanted.log_level.unwrap_or(settings.log_level));
+    wanted.complete(&settings.node);
+    let level = wanted.log_level.unwrap_or_else(|| settings.log_level());
+    crate::log::install(level, &settings.log_dir);
     settings.warn_once();
     let metadata = metadata_of(&connection(&wanted)?)?;
     let mut config = Config { metadata, ..settings.config };

@@ -193,7 +193,7 @@ fn map_value(map: &Map, rails: &[RailStat]) -> Value {
 ///
 /// # Safety
 /// `buf` is writable for `len` bytes, or NULL with `len` 0.
-unsafe fn report(buf: *mut c_char, len: usize, value: &Value) -> Result<c_int> {
+pub(crate) unsafe fn report(buf: *mut c_char, len: usize, value: &Value) -> Result<c_int> {
     if buf.is_null() && len > 0 {
         return Err(invalid("buf is NULL"));
     }

@@ -105,6 +105,7 @@ pub(crate) struct Library {
     rails: Option<unsafe extern "C" fn(Handle, *mut c_char, usize) -> c_int>,
     events: Option<unsafe extern "C" fn(Handle, u64, *mut c_char, usize) -> c_int>,
     drain: Option<unsafe extern "C" fn(Handle, *const c_char, c_int) -> c_int>,
+    config: Option<unsafe extern "C" fn(*mut c_char, usize) -> c_int>,
 }
 
 impl Library {
@@ -141,6 +142,7 @@ impl Library {
             rails: find(lib, c"tent_rails_json"),
             events: find(lib, c"tent_events_json"),
             drain: find(lib, c"tent_rail_drain"),
+            config: find(lib, c"tent_config_json"),
             path,
         };
         Ok(Box::leak(Box::new(table)))
@@ -148,6 +150,17 @@ impl Library {
 
     pub(crate) fn can_wait(&self) -> bool {
         self.wait.is_some()
+    }
+
+    /// The settings that an engine would be made with now, as the library's JSON.
+    pub(crate) fn config(&self) -> Result<String> {
+        let cure = "give --lib a newer libtransfer_engine.so";
+        let Some(config) = self.config else {
+            return Err(Fail::setup(format!("{} has no tent_config_json", self.path), cure));
+        };
+        // SAFETY: `at` has room for `len` bytes.
+        let text = long_text(|at, len| unsafe { config(at, len) });
+        text.ok_or_else(|| Fail::setup(format!("tent_config_json failed{}", self.why()), cure))
     }
 
     /// The functions that a run with faults needs, found or named.

@@ -36,6 +36,8 @@ pub(crate) enum Command {
     Limits(LimitsArgs),
     /// Run the engine in a simulated network under a simulated clock, by seed
     Sim(SimArgs),
+    /// Show every setting in force, and where it comes from: the environment, MC_TENT_CONF, the default
+    Config(ConfigArgs),
     /// The second process that the other commands start
     #[command(hide = true)]
     Worker(LibArgs),
@@ -286,6 +288,18 @@ pub(crate) struct LimitsArgs {
     /// Print JSON lines instead of the table
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    #[command(flatten)]
+    pub(crate) lib: LibArgs,
+    /// Print the library's JSON instead of the table
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Only what is not as it is by default
+    #[arg(long)]
+    pub(crate) changed: bool,
 }
 
 #[derive(Debug, Args)]

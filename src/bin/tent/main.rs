@@ -6,6 +6,7 @@ mod bench;
 mod capi;
 mod cli;
 mod clock;
+mod config;
 mod demo;
 mod drive;
 mod duo;
@@ -66,6 +67,7 @@ fn run(command: Command) -> fail::Result<()> {
         }
         Command::Limits(args) => limits::run(&limits::Wish::from(&args)),
         Command::Sim(args) => sim::run(&args),
+        Command::Config(args) => config::run(&args),
         Command::Worker(args) => worker::serve(args.lib),
     }
 }
