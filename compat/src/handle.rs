@@ -6,13 +6,14 @@
 //! join do not exist there.
 
 use crate::text::invalid;
+use ::tent::topology::machine::Matrix;
 use ::tent::{Engine, Error, ErrorKind, Result, TransportKind};
 use arc_swap::ArcSwapOption;
 use std::ffi::c_void;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::Once;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// What a handle stands for.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub(crate) struct Entry {
     pub(crate) native_status: bool,
     /// Whether a termination signal shuts this engine down.
     pub(crate) enrolled: AtomicBool,
+    /// The priority matrix that was discovered or given; none before.
+    pub(crate) matrix: ArcSwapOption<Matrix>,
     generation: u64,
     /// Value of [`FORKS`] when the engine was made.
     born: u64,
@@ -48,7 +51,8 @@ pub(crate) fn insert(engine: Engine, native_status: bool) -> Result<*mut c_void>
     }
     let born = FORKS.load(Ordering::Relaxed);
     let enrolled = AtomicBool::new(false);
-    let entry = Arc::new(Entry { engine, native_status, enrolled, generation, born });
+    let matrix = ArcSwapOption::const_empty();
+    let entry = Arc::new(Entry { engine, native_status, enrolled, matrix, generation, born });
     for (index, slot) in SLOTS.iter().enumerate() {
         if slot.load().is_none() {
             let seen = slot.compare_and_swap(&None::<Arc<Entry>>, Some(Arc::clone(&entry)));
@@ -87,6 +91,40 @@ pub(crate) fn enrolled_slots() -> impl Iterator<Item = usize> {
 /// Ends the engine in that slot if it is enrolled.
 pub(crate) fn destroy_enrolled(index: usize) {
     end(&SLOTS[index], |entry| entry.enrolled.load(Ordering::Acquire));
+}
+
+/// Lets `object`, the address of a caller's C++ object, stand for the engine `handle` (NULL: an object that
+/// has no engine yet), until [`unbind`]. Upstream's engine handle *is* the address of such an object, and
+/// programs cast one to the other. A full table is no error: the object is then known by its handle only.
+pub(crate) fn bind(object: usize, handle: *mut c_void) {
+    let known = OBJECTS.iter().find(|o| o.address.load(Ordering::Acquire) == object);
+    let free = || {
+        OBJECTS.iter().find(|o| {
+            o.address.compare_exchange(0, object, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        })
+    };
+    if let Some(place) = known.or_else(free) {
+        place.handle.store(handle.addr(), Ordering::Release);
+    }
+}
+
+/// Ends what [`bind`] began.
+pub(crate) fn unbind(object: usize) {
+    for place in OBJECTS.iter().filter(|o| o.address.load(Ordering::Acquire) == object) {
+        place.handle.store(0, Ordering::Release);
+        place.address.store(0, Ordering::Release);
+    }
+}
+
+/// Whether this is the address of a bound object that has no engine yet.
+pub(crate) fn is_unborn(handle: *mut c_void) -> bool {
+    object_of(handle.addr()) == Some(0)
+}
+
+/// The handle of the object at that address, 0 if it has none; `None` if nothing is bound there.
+fn object_of(address: usize) -> Option<usize> {
+    let bound = |o: &&Object| address != 0 && o.address.load(Ordering::Acquire) == address;
+    OBJECTS.iter().find(bound).map(|o| o.handle.load(Ordering::Acquire))
 }
 
 /// The handle of a transport of an engine: not NULL, and always the same for the same two.
@@ -139,9 +177,16 @@ fn unpack(handle: *mut c_void) -> Result<(u64, usize)> {
     if value == 0 {
         return Err(invalid("the engine is NULL"));
     }
-    if value >> TAG_SHIFT != ENGINE_TAG {
-        return Err(invalid(format!("{value:#x} is no engine of this library")));
-    }
+    let value = if value >> TAG_SHIFT == ENGINE_TAG {
+        value
+    } else {
+        // an address: never looked at, only looked up
+        match object_of(value) {
+            Some(0) => return Err(invalid("the engine has not been initialised: call init first")),
+            Some(handle) => handle,
+            None => return Err(invalid(format!("{value:#x} is no engine of this library"))),
+        }
+    };
     let generation = (value >> SLOT_BITS) as u64 & ((1 << GENERATION_BITS) - 1);
     Ok((generation, value & (SLOT_COUNT - 1)))
 }
@@ -153,6 +198,13 @@ fn stale() -> Error {
 fn forked() -> Error {
     let message = "the engine belongs to the parent process; create one of your own after fork";
     Error::new(ErrorKind::EngineDown, message)
+}
+
+/// A C++ object that stands for an engine.
+struct Object {
+    /// 0: this place is free.
+    address: AtomicUsize,
+    handle: AtomicUsize,
 }
 
 /// Engines that may exist at once in a process.
@@ -169,6 +221,8 @@ const _: () = assert!(usize::BITS == 64, "handles need 64 bits");
 
 static SLOTS: [ArcSwapOption<Entry>; SLOT_COUNT] =
     [const { ArcSwapOption::const_empty() }; SLOT_COUNT];
+static OBJECTS: [Object; SLOT_COUNT] =
+    [const { Object { address: AtomicUsize::new(0), handle: AtomicUsize::new(0) } }; SLOT_COUNT];
 /// The next generation; starts at 1.
 static GENERATIONS: AtomicU64 = AtomicU64::new(1);
 /// Forks between the process that loaded the library and this one.
@@ -193,6 +247,21 @@ mod tests {
         // the right form, but nobody ever got it
         assert_eq!(kind_of(pack(ENGINE_TAG, 1 << 39, 3).addr()), ErrorKind::Stale);
         assert!(destroy(std::ptr::null_mut()).is_err());
+    }
+
+    #[test]
+    fn an_object_stands_for_its_engine_while_it_is_bound() {
+        let object = 0x7f00_0000_1230;
+        let null = std::ptr::null_mut();
+        let at = std::ptr::without_provenance_mut(object);
+        assert_eq!(kind_of(object), ErrorKind::InvalidArgument);
+        bind(object, null);
+        assert!(is_unborn(at) && !is_unborn(null));
+        assert!(with(at, |_| Ok(())).unwrap_err().to_string().contains("init"));
+        bind(object, pack(ENGINE_TAG, 1 << 39, 3));
+        assert_eq!(kind_of(object), ErrorKind::Stale, "the engine behind it is gone");
+        unbind(object);
+        assert!(with(at, |_| Ok(())).unwrap_err().to_string().contains("no engine of this"));
     }
 
     #[test]
