@@ -9,6 +9,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::segment::RailAddr;
 use crate::sys::ifaddr;
 
+pub mod machine;
+
 /// One address of one network interface of this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {

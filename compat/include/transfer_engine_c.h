@@ -124,7 +124,8 @@ typedef struct segment_desc segment_desc_t;
 /*
  * metadata_conn_string: "P2PHANDSHAKE". local_server_name: the host name or address under which peers
  * reach this process, with or without a port (which is not used: the engine takes a free one, see
- * getLocalIpAndPort). The other arguments are accepted and have no effect. NULL on failure.
+ * getLocalIpAndPort). ip_or_host_name and rpc_port have no effect. auto_discover not 0: discoverTopology.
+ * NULL on failure.
  */
 transfer_engine_t createTransferEngine(const char *metadata_conn_string,
                                        const char *local_server_name,
@@ -134,7 +135,7 @@ transfer_engine_t createTransferEngine(const char *metadata_conn_string,
 /* Cancels what runs, waits for quiet, frees everything. NULL or an engine that is gone: no effect. */
 void destroyTransferEngine(transfer_engine_t engine);
 
-/* Always 0 for a live engine. */
+/* Fills the topology: memory nodes and the interfaces next to them. */
 int discoverTopology(transfer_engine_t engine);
 
 /* "host:port" of this engine, cut to buf_len; the name that peers give to openSegment. */
@@ -235,7 +236,7 @@ int genNotifyInEngine(transfer_engine_t engine, uint64_t target_id,
 
 /* ---- reports ---- */
 
-/* One entry per rail. *count: in, room in stats; out, how many rails there are. */
+/* One entry per local interface. *count: in, room in stats; out, how many there are. */
 int getNicLoadStats(transfer_engine_t engine, nic_load_stat_t *stats,
                     size_t *count);
 

@@ -6,12 +6,13 @@
 //! join do not exist there.
 
 use crate::text::invalid;
+use ::tent::topology::machine::Matrix;
 use ::tent::{Engine, Error, ErrorKind, Result, TransportKind};
 use arc_swap::ArcSwapOption;
 use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 
 /// What a handle stands for.
@@ -22,6 +23,8 @@ pub(crate) struct Entry {
     pub(crate) native_status: bool,
     /// Whether a termination signal shuts this engine down.
     pub(crate) enrolled: AtomicBool,
+    /// The priority matrix that was discovered or given; none before.
+    pub(crate) matrix: ArcSwapOption<Matrix>,
     generation: u64,
     /// Value of [`FORKS`] when the engine was made.
     born: u64,
@@ -48,7 +51,8 @@ pub(crate) fn insert(engine: Engine, native_status: bool) -> Result<*mut c_void>
     }
     let born = FORKS.load(Ordering::Relaxed);
     let enrolled = AtomicBool::new(false);
-    let entry = Arc::new(Entry { engine, native_status, enrolled, generation, born });
+    let matrix = ArcSwapOption::const_empty();
+    let entry = Arc::new(Entry { engine, native_status, enrolled, matrix, generation, born });
     for (index, slot) in SLOTS.iter().enumerate() {
         if slot.load().is_none() {
             let seen = slot.compare_and_swap(&None::<Arc<Entry>>, Some(Arc::clone(&entry)));
@@ -115,6 +119,40 @@ pub(crate) fn destroy_enrolled(index: usize) {
     end(&SLOTS[index], |entry| entry.enrolled.load(Ordering::Acquire));
 }
 
+/// Lets `object`, the address of a caller's C++ object, stand for the engine `handle` (NULL: an object that
+/// has no engine yet), until [`unbind`]. Upstream's engine handle *is* the address of such an object, and
+/// programs cast one to the other. A full table is no error: the object is then known by its handle only.
+pub(crate) fn bind(object: usize, handle: *mut c_void) {
+    let known = OBJECTS.iter().find(|o| o.address.load(Ordering::Acquire) == object);
+    let free = || {
+        OBJECTS.iter().find(|o| {
+            o.address.compare_exchange(0, object, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        })
+    };
+    if let Some(place) = known.or_else(free) {
+        place.handle.store(handle.addr(), Ordering::Release);
+    }
+}
+
+/// Ends what [`bind`] began.
+pub(crate) fn unbind(object: usize) {
+    for place in OBJECTS.iter().filter(|o| o.address.load(Ordering::Acquire) == object) {
+        place.handle.store(0, Ordering::Release);
+        place.address.store(0, Ordering::Release);
+    }
+}
+
+/// Whether this is the address of a bound object that has no engine yet.
+pub(crate) fn is_unborn(handle: *mut c_void) -> bool {
+    object_of(handle.addr()) == Some(0)
+}
+
+/// The handle of the object at that address, 0 if it has none; `None` if nothing is bound there.
+fn object_of(address: usize) -> Option<usize> {
+    let bound = |o: &&Object| address != 0 && o.address.load(Ordering::Acquire) == address;
+    OBJECTS.iter().find(bound).map(|o| o.handle.load(Ordering::Acquire))
+}
+
 /// The handle of a transport of an engine: not NULL, and always the same for the same two.
 pub(crate) fn transport(engine: *mut c_void, kind: TransportKind) -> Result<*mut c_void> {
     let (generation, index) = unpack(engine)?;
@@ -168,9 +206,16 @@ fn unpack(handle: *mut c_void) -> Result<(u64, usize)> {
     if value >> TAG_SHIFT == FAILED_TAG {
         return Err(failure_of(value));
     }
-    if value >> TAG_SHIFT != ENGINE_TAG {
-        return Err(invalid(format!("{value:#x} is no engine of this library")));
-    }
+    let value = if value >> TAG_SHIFT == ENGINE_TAG {
+        value
+    } else {
+        // an address: never looked at, only looked up
+        match object_of(value) {
+            Some(0) => return Err(invalid("the engine has not been initialised: call init first")),
+            Some(handle) => handle,
+            None => return Err(invalid(format!("{value:#x} is no engine of this library"))),
+        }
+    };
     let generation = (value >> SLOT_BITS) as u64 & ((1 << GENERATION_BITS) - 1);
     Ok((generation, value & (SLOT_COUNT - 1)))
 }
@@ -182,6 +227,13 @@ fn stale() -> Error {
 fn forked() -> Error {
     let message = "the engine belongs to the parent process; create one of your own after fork";
     Error::new(ErrorKind::EngineDown, message)
+}
+
+/// A C++ object that stands for an engine.
+struct Object {
+    /// 0: this place is free.
+    address: AtomicUsize,
+    handle: AtomicUsize,
 }
 
 /// Engines that may exist at once in a process.
@@ -204,6 +256,8 @@ static SLOTS: [ArcSwapOption<Entry>; SLOT_COUNT] =
     [const { ArcSwapOption::const_empty() }; SLOT_COUNT];
 /// The handles of engines that could not be made, with the reasons.
 static FAILED: Mutex<VecDeque<(usize, String)>> = Mutex::new(VecDeque::new());
+static OBJECTS: [Object; SLOT_COUNT] =
+    [const { Object { address: AtomicUsize::new(0), handle: AtomicUsize::new(0) } }; SLOT_COUNT];
 /// The next generation; starts at 1.
 static GENERATIONS: AtomicU64 = AtomicU64::new(1);
 /// Forks between the process that loaded the library and this one.
@@ -238,6 +292,21 @@ mod tests {
         assert!(text.ends_with("the moon is full"), "{text}");
         destroy(handle).unwrap();
         assert!(destroy(handle).is_err() && with(handle, |_| Ok(())).is_err());
+    }
+
+    #[test]
+    fn an_object_stands_for_its_engine_while_it_is_bound() {
+        let object = 0x7f00_0000_1230;
+        let null = std::ptr::null_mut();
+        let at = std::ptr::without_provenance_mut(object);
+        assert_eq!(kind_of(object), ErrorKind::InvalidArgument);
+        bind(object, null);
+        assert!(is_unborn(at) && !is_unborn(null));
+        assert!(with(at, |_| Ok(())).unwrap_err().to_string().contains("init"));
+        bind(object, pack(ENGINE_TAG, 1 << 39, 3));
+        assert_eq!(kind_of(object), ErrorKind::Stale, "the engine behind it is gone");
+        unbind(object);
+        assert!(with(at, |_| Ok(())).unwrap_err().to_string().contains("no engine of this"));
     }
 
     #[test]

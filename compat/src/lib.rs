@@ -4,6 +4,7 @@
 //! The map:
 //! - [`mooncake`]: upstream's 27 functions (`transfer_engine_c.h`), their quirks and nothing else.
 //! - [`tent`]: what upstream lacks (`tent.h`): error text, waiting, allocation, rail statistics.
+//! - [`extra`]: what the C++ class over both needs besides (`tent_cxx.h`).
 //! - [`ret`]: one type per return convention; the numbers of both of upstream's error spaces.
 //! - `entry`: the body of every exported function: guard against panics, last error, conversion.
 //! - `handle`: engine handles, which are checked numbers and never addresses (I7).
@@ -16,6 +17,7 @@
 pub mod config;
 mod entry;
 mod env;
+pub mod extra;
 mod handle;
 mod log;
 pub mod mooncake;

@@ -6,6 +6,8 @@
 #![allow(non_camel_case_types, reason = "upstream's names")]
 
 pub mod engine;
+pub(crate) mod links;
+pub(crate) mod matrix;
 pub mod memory;
 pub mod notify;
 pub mod report;

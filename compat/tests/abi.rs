@@ -16,7 +16,7 @@ use std::process::Command;
 fn symbols_are_those_listed() {
     let symbols = run("nm", &["-D", "--defined-only", "--format=posix", text(library())]);
     let found: BTreeSet<_> = symbols.lines().filter_map(|l| l.split(' ').next()).collect();
-    let lists = ["mooncake.txt", "tent.txt"].map(|f| read(&here().join("exports").join(f)));
+    let lists = LISTS.map(|f| read(&here().join("exports").join(f)));
     let wanted: BTreeSet<_> = lists.iter().flat_map(|list| list.lines()).collect();
     assert_eq!(found, wanted, "left: exported, right: listed");
     assert_eq!(lists[0].lines().count(), 27, "upstream has 27 functions");
@@ -65,6 +65,23 @@ fn signatures_agree_with_the_header() {
     assert!(!compiles("signatures_wrong", &wrong, Language::C));
 }
 
+/// The same for the functions that the C++ class is made of.
+#[test]
+fn signatures_agree_with_tent_cxx_h() {
+    let prototypes = generate("cbindgen-check.toml", &[here().join("src/extra.rs")]);
+    for name in read(&here().join("exports/extra.txt")).lines() {
+        assert!(prototypes.contains(&format!("{name}(")), "{name} was not seen by cbindgen");
+    }
+    let source = format!(
+        "#include \"tent_cxx.h\"\ntypedef int ErrCode;\ntypedef int NumberOrError;\n\
+         typedef void *EngineOrNull;\ntypedef void *transfer_engine_t;\n{prototypes}"
+    );
+    compile_both("signatures_cxx", &source);
+    let wrong = source.replacen("uint64_t segment", "uint32_t segment", 1);
+    assert_ne!(wrong, source);
+    assert!(!compiles("signatures_cxx_wrong", &wrong.replace("extern \"C\"", ""), Language::C));
+}
+
 /// Sizes, offsets and constants are upstream's.
 #[test]
 fn layouts_are_upstreams() {
@@ -80,6 +97,7 @@ fn headers_stand_alone() {
         ("alone_tent", new.to_owned()),
         ("both", format!("{old}{new}")),
         ("both_turned", format!("{new}{old}")),
+        ("alone_cxx", "#include \"tent_cxx.h\"\n".to_owned()),
     ] {
         compile_both(name, &source);
     }
@@ -119,7 +137,7 @@ fn every_export_goes_through_entry() {
             seen += 1;
         }
     }
-    let listed = ["mooncake.txt", "tent.txt"].map(|f| read(&here().join("exports").join(f)));
+    let listed = LISTS.map(|f| read(&here().join("exports").join(f)));
     assert_eq!(seen, listed.iter().map(|l| l.lines().count()).sum::<usize>());
 }
 
@@ -127,7 +145,7 @@ fn every_export_goes_through_entry() {
 #[test]
 fn the_matrix_is_complete() {
     let matrix = read(&here().join("MATRIX.md"));
-    for list in ["mooncake.txt", "tent.txt"] {
+    for list in LISTS {
         for name in read(&here().join("exports").join(list)).lines() {
             assert!(matrix.contains(&format!("| `{name}` |")), "{name} is not in MATRIX.md");
         }
@@ -143,6 +161,9 @@ fn tent_sources() -> Vec<PathBuf> {
     sources.push(here().join("src/config.rs"));
     sources
 }
+
+/// The lists of exported symbols; the first has upstream's.
+const LISTS: [&str; 3] = ["mooncake.txt", "tent.txt", "extra.txt"];
 
 #[derive(Clone, Copy, Debug)]
 enum Language {

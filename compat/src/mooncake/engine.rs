@@ -1,18 +1,25 @@
 //! Engines, transports and segments.
 #![allow(unsafe_code, reason = "the C side's pointers")]
 
-use super::{EngineOrNull, TransportOrNull, segment_handle_t, segment_id_t, transfer_engine_t};
+use super::{
+    EngineOrNull, TransportOrNull, matrix, segment_handle_t, segment_id_t, transfer_engine_t,
+};
 use crate::entry::entry;
 use crate::env::{self, Settings};
+use crate::handle::Entry;
 use crate::ret::{ErrCode, SegmentOrError};
 use crate::text::{self, invalid};
 use crate::{handle, shutdown};
 use ::tent::control::P2pName;
+use ::tent::topology::{self, machine::Matrix};
 use ::tent::{Config, Engine, Error, ErrorKind, Metadata, Result, SegmentId, TransportKind};
 use std::ffi::{c_char, c_int, c_void};
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
 
-/// Makes an engine and starts it. `ip_or_host_name`, `rpc_port` and `auto_discover` are accepted and
-/// ignored, as upstream ignores the first two; NULL is fine for the name.
+/// Makes an engine and starts it. `ip_or_host_name` and `rpc_port` are accepted and ignored, as upstream
+/// ignores them. With `auto_discover` the topology is filled in for reports; rails are found in any case.
 ///
 /// # Safety
 /// The first two strings are NULL or terminated.
@@ -22,14 +29,14 @@ pub unsafe extern "C" fn createTransferEngine(
     local_server_name: *const c_char,
     _ip_or_host_name: *const c_char,
     _rpc_port: u64,
-    _auto_discover: c_int,
+    auto_discover: c_int,
 ) -> EngineOrNull {
     entry!(createTransferEngine, {
         // SAFETY: the caller's contract.
         let store = unsafe { text::utf8(metadata_conn_string, "metadata_conn_string") };
         // SAFETY: the caller's contract.
         let name = unsafe { text::utf8(local_server_name, "local_server_name") };
-        create(store, name)
+        create(store, name, auto_discover != 0, &[])
     })
 }
 
@@ -42,13 +49,13 @@ pub unsafe extern "C" fn destroyTransferEngine(engine: transfer_engine_t) {
     entry!(void destroyTransferEngine, { handle::destroy(engine) });
 }
 
-/// Looks at the machine again. Always 0 for a live engine: the rails are known from the start.
+/// Looks at the machine and fills the topology: memory nodes and the interfaces next to them.
 ///
 /// # Safety
 /// None: the handle is checked.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn discoverTopology(engine: transfer_engine_t) -> ErrCode {
-    entry!(discoverTopology, { handle::with(engine, |_| Ok(())) })
+    entry!(discoverTopology, { handle::with(engine, |e| discover(e, &[])) })
 }
 
 /// Writes `host:port` of the RPC listener, cut to `buf_len`. Under P2PHANDSHAKE it is the name that peers
@@ -88,9 +95,15 @@ pub unsafe extern "C" fn installTransport(
         let proto = unsafe { text::utf8(proto, "proto") }?;
         // SAFETY: the caller's contract.
         let matrix = unsafe { first_argument(args) }?;
-        handle::with(engine, |_| install(proto, matrix))
-            .and_then(|kind| handle::transport(engine, kind))
-            .inspect_err(|e| log::warn!("cannot install transport: {e}"))
+        handle::with(engine, |e| {
+            let (kind, matrix) = install(proto, matrix)?;
+            if let Some(matrix) = matrix {
+                e.matrix.store(Some(Arc::new(matrix)));
+            }
+            Ok(kind)
+        })
+        .and_then(|kind| handle::transport(engine, kind))
+        .inspect_err(|e| log::warn!("cannot install transport: {e}"))
     })
 }
 
@@ -210,14 +223,53 @@ pub unsafe extern "C" fn syncSegmentCache(engine: transfer_engine_t) -> ErrCode 
 /// None: the handle is checked.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn enableGracefulShutdown(engine: transfer_engine_t) {
-    entry!(void enableGracefulShutdown, { handle::with(engine, shutdown::enable) });
+    entry!(void enableGracefulShutdown, {
+        if handle::is_unborn(engine) { shutdown::arm() } else { handle::with(engine, shutdown::enable) }
+    });
 }
 
-fn create(store: Result<&str>, name: Result<&str>) -> Result<transfer_engine_t> {
-    let settings = env::from_process();
+/// `devices` names the interfaces to use; empty, or none of them here: all.
+pub(crate) fn create(
+    store: Result<&str>,
+    name: Result<&str>,
+    auto_discover: bool,
+    devices: &[String],
+) -> Result<transfer_engine_t> {
+    let mut settings = env::from_process();
     crate::log::install(settings.log_level(), &settings.log_dir);
     settings.warn_once();
-    start(store, name, settings).inspect_err(|e| log::error!("cannot create an engine: {e}"))
+    if settings.config.rail_addrs.is_empty() {
+        settings.config.rail_addrs = addresses_of(devices)?;
+    }
+    let engine = start(store, name, settings)
+        .inspect_err(|e| log::error!("cannot create an engine: {e}"))?;
+    if auto_discover && let Err(cause) = handle::with(engine, |e| discover(e, devices)) {
+        log::warn!("the topology stays empty: {cause}");
+    }
+    Ok(engine)
+}
+
+/// The addresses of these interfaces. Names of devices that carry no addresses (RDMA's) are not for us;
+/// if none is, there is nothing to restrict.
+fn addresses_of(devices: &[String]) -> Result<Vec<IpAddr>> {
+    if devices.is_empty() {
+        return Ok(Vec::new());
+    }
+    let all = topology::interfaces(Path::new(topology::SYSFS_NET))?;
+    let chosen = all.iter().filter(|i| i.up && devices.contains(&i.name)).map(|i| i.addr);
+    let link_local = |ip: &IpAddr| matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    let chosen: Vec<IpAddr> = chosen.filter(|ip| !link_local(ip)).collect();
+    if chosen.is_empty() {
+        log::warn!("none of the devices {devices:?} is an interface here; all are used");
+    }
+    Ok(chosen)
+}
+
+/// Fills the topology from this machine.
+pub(crate) fn discover(engine: &Entry, devices: &[String]) -> Result<()> {
+    let machine = matrix::here(&engine.config().rail_addrs)?;
+    engine.matrix.store(Some(Arc::new(machine.matrix(devices))));
+    Ok(())
 }
 
 fn start(store: Result<&str>, name: Result<&str>, s: Settings) -> Result<transfer_engine_t> {
@@ -291,13 +343,10 @@ unsafe fn first_argument<'a>(args: *mut *mut c_void) -> Result<Option<&'a str>> 
     unsafe { text::utf8(first.cast(), "args[0]") }.map(Some)
 }
 
-fn install(proto: &str, matrix: Option<&str>) -> Result<TransportKind> {
-    if let Some(matrix) = matrix {
-        let parsed = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(matrix);
-        parsed.map_err(|cause| invalid(format!("args[0] is no priority matrix: {cause}")))?;
-    }
+fn install(proto: &str, matrix: Option<&str>) -> Result<(TransportKind, Option<Matrix>)> {
+    let matrix = matrix.map(matrix::parse).transpose()?;
     if proto == "tcp" {
-        return Ok(TransportKind::Tcp);
+        return Ok((TransportKind::Tcp, matrix));
     }
     if UPSTREAM_TRANSPORTS.split(' ').any(|name| name == proto) {
         let message = format!("transport {proto:?} is not available here; tcp is");
@@ -354,7 +403,7 @@ mod tests {
 
     #[test]
     fn transports_are_known_by_name() {
-        assert_eq!(install("tcp", None).unwrap(), TransportKind::Tcp);
+        assert_eq!(install("tcp", None).unwrap(), (TransportKind::Tcp, None));
         assert!(install("tcp", Some(r#"{"cpu:0":[["mlx5_0"],[]]}"#)).is_ok());
         assert!(install("tcp", Some("{")).is_err());
         assert!(install("tcp", Some("7")).is_err());

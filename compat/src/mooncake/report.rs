@@ -1,19 +1,19 @@
-//! What the engine has to tell: load per rail, and the links of this host.
+//! What the engine has to tell: load per interface, and the links of this host.
 #![allow(unsafe_code, reason = "the C side's pointers")]
 
+use super::links::Links;
 use super::{nic_load_stat_t, transfer_engine_t};
 use crate::entry::entry;
 use crate::handle;
 use crate::ret::{StatsCode, TentCode};
 use crate::text::{self, invalid};
-use ::tent::RailStat;
 use ::tent::event::RailEvent;
+use ::tent::{RailStat, Result};
 use serde_json::{Value, json};
 use std::ffi::{c_char, c_int};
-use std::fmt::Write;
 
-/// Load of each rail. In `*count` comes the capacity of `stats`; out of it the number of rails, which may
-/// be larger.
+/// Load of each local interface: bytes in flight and measured rate of its rails. In `*count` comes the
+/// capacity of `stats`; out of it the number of interfaces, which may be larger.
 ///
 /// # Safety
 /// `stats` is NULL or has room for `*count` entries; `count` is NULL or valid.
@@ -26,17 +26,17 @@ pub unsafe extern "C" fn getNicLoadStats(
     entry!(getNicLoadStats, {
         let stats = text::out(stats, "stats")?;
         let count = text::out(count, "count")?;
-        let rails = handle::with(engine, |e| Ok(e.rails()))?;
+        let loads = handle::with(engine, Links::of)?.loads();
         // SAFETY: the caller's contract.
         let capacity = unsafe { count.read() };
-        for (index, rail) in rails.iter().take(capacity).enumerate() {
+        for (index, load) in loads.iter().take(capacity).enumerate() {
             // SAFETY: `index` is below the capacity that the caller gave.
             let place = unsafe { stats.add(index) };
             // SAFETY: as above.
-            unsafe { place.write(load_of(rail)) };
+            unsafe { place.write(*load) };
         }
         // SAFETY: the caller's contract.
-        unsafe { count.write(rails.len()) };
+        unsafe { count.write(loads.len()) };
         Ok(())
     })
 }
@@ -57,12 +57,20 @@ pub unsafe extern "C" fn showLinks(
         if buf_len == 0 {
             return Err(invalid("buf_len is 0"));
         }
-        let rails = handle::with(engine, |e| Ok(e.rails()))?;
-        let links = if json == 0 { links_text(&rails) } else { links_json(&rails) };
+        let links = links_of(engine)?;
+        let links = if json == 0 { links.text() } else { links.json() };
         // SAFETY: the caller's contract.
         unsafe { text::write(buffer.as_ptr(), buf_len, &links) };
         Ok(())
     })
+}
+
+/// Of an engine; there are none yet where a C++ object has not been initialised.
+fn links_of(engine: transfer_engine_t) -> Result<Links> {
+    if handle::is_unborn(engine) {
+        return Ok(Links::default());
+    }
+    handle::with(engine, Links::of)
 }
 
 /// The rails as JSON, for `showLinks` and `tent_rails_json`.
@@ -104,97 +112,4 @@ pub(crate) fn events_value(events: &[RailEvent]) -> Value {
         })
     };
     events.iter().map(one).collect()
-}
-
-fn load_of(rail: &RailStat) -> nic_load_stat_t {
-    nic_load_stat_t {
-        device_name: text::field(&rail.rail),
-        inflight_bytes: rail.in_flight_bytes,
-        ewma_bandwidth_bps: rail.rate_bps,
-    }
-}
-
-/// Upstream's keys are `local_nics` and `topology` (`show_links.cpp`); the rails are ours.
-fn links_json(rails: &[RailStat]) -> String {
-    let links = json!({ "local_nics": [], "topology": {}, "tent_rails": rails_value(rails) });
-    format!("{links:#}")
-}
-
-fn links_text(rails: &[RailStat]) -> String {
-    let mut text = String::from(
-        "=== Local NICs ===\n  (no RDMA devices found)\n\
-         \n=== Topology (NIC Selection) ===\n  (empty)\n\
-         \n=== Rails ===\n",
-    );
-    if rails.is_empty() {
-        text.push_str("  (none yet: rails appear with the first transfer to a peer)\n");
-    }
-    for r in rails {
-        let state = if r.up { "up" } else { "down" };
-        // writing to a String cannot fail
-        let _ = writeln!(
-            text,
-            "  {} via {}: {state}, {:.1} MB/s, {} bytes in flight, {} read, {} written, {} slices \
-             moved elsewhere",
-            r.peer,
-            r.rail,
-            r.rate_bps / 1e6,
-            r.in_flight_bytes,
-            r.read_bytes,
-            r.write_bytes,
-            r.retried_slices
-        );
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn rail() -> RailStat {
-        RailStat {
-            peer: "10.0.0.2:15001".into(),
-            rail: format!("tcp {}", "x".repeat(80)),
-            transport: "tcp",
-            up: true,
-            state: "up",
-            window_bytes: 0,
-            rtt_us: 0.0,
-            retried_bytes: 0,
-            hedged_slices: 0,
-            downs: 0,
-            last_event: "up",
-            last_event_at: ::tent::time::Instant::now(),
-            in_flight_bytes: 7,
-            read_bytes: 1,
-            write_bytes: 2,
-            retried_slices: 3,
-            rate_bps: 4.5e6,
-        }
-    }
-
-    #[test]
-    fn the_json_has_upstream_s_keys_and_ours() {
-        let value: Value = serde_json::from_str(&links_json(&[rail()])).unwrap();
-        assert!(value["local_nics"].as_array().is_some_and(Vec::is_empty));
-        assert!(value["topology"].is_object());
-        assert_eq!(value["tent_rails"][0]["rate_bps"], 4.5e6);
-        assert!(links_json(&[]).contains("\n  \"local_nics\": []"), "indent of two");
-    }
-
-    #[test]
-    fn the_text_begins_as_upstream_s() {
-        let text = links_text(&[]);
-        assert!(text.starts_with("=== Local NICs ===\n"));
-        assert!(text.contains("(no RDMA devices found)") && text.contains("=== Topology"));
-        assert!(links_text(&[rail()]).contains("up, 4.5 MB/s, 7 bytes in flight"));
-    }
-
-    #[test]
-    fn a_long_rail_name_is_cut_into_the_field() {
-        let load = load_of(&rail());
-        assert_eq!((load.device_name[62] != 0, load.device_name[63]), (true, 0));
-        assert_eq!(load.inflight_bytes, 7);
-    }
 }
