@@ -13,6 +13,7 @@ mod peer;
 mod piece;
 mod piece_log;
 mod progress;
+mod publish;
 #[cfg(any(test, feature = "cli"))]
 #[cfg(not(loom))]
 pub(crate) mod rig;
@@ -186,15 +187,18 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts an engine: binds its ports, starts its threads.
+    /// Starts an engine: binds its ports, starts its threads, and puts its name into the store if there is
+    /// one.
     ///
     /// # Errors
-    /// `Socket` when ports, descriptors or threads cannot be had.
+    /// `Socket` when ports, descriptors or threads cannot be had; `Metadata` when the store does not take
+    /// the name, within 5 s (etcd) or 3 s; `InvalidArgument`, `NotSupported`: no such store.
     pub fn new(config: Config) -> Result<Self> {
         Ok(Self { core: Core::new(config)? })
     }
 
-    /// The name under which peers open this engine's segment (`host:port` under P2PHANDSHAKE).
+    /// The name under which peers open this engine's segment (`host:port` under P2PHANDSHAKE, with a store
+    /// the configured one).
     pub fn name(&self) -> &str {
         &self.core.own.name
     }
@@ -263,7 +267,7 @@ impl Engine {
         Ok(Arc::new(own))
     }
 
-    /// Registers one range. The memory must stay mapped until it is unregistered; peers may write to it
+    /// Registers one range, and tells the store, if there is one; while that is away it is told later. The memory must stay mapped until it is unregistered; peers may write to it
     /// at any time, so nobody may hold a Rust reference into it meanwhile. No compiler checks this:
     /// [`Buffer`] needs no such care.
     ///
@@ -289,7 +293,9 @@ impl Engine {
                 shm: None,
             })
             .collect();
-        self.core.own.regions.register_batch(&regions)
+        self.core.own.regions.register_batch(&regions)?;
+        self.core.publish();
+        Ok(())
     }
 
     /// Withdraws the region that begins at `addr`; waits for quiet up to the configured time, then
@@ -298,8 +304,19 @@ impl Engine {
     /// # Errors
     /// `NotRegistered`: no region begins there; `Busy`: transfers still use it.
     pub fn unregister(&self, addr: usize) -> Result<()> {
+        self.unregister_batch(&[addr])
+    }
+
+    /// Withdraws each of these regions, goes on after a failure, and tells the store once.
+    ///
+    /// # Errors
+    /// The first, as [`Engine::unregister`].
+    pub fn unregister_batch(&self, addrs: &[usize]) -> Result<()> {
         self.core.check()?;
-        self.core.own.regions.unregister(addr, self.core.config.quiet_timeout)
+        let one = |a: &usize| self.core.own.regions.unregister(*a, self.core.config.quiet_timeout);
+        let outcome = addrs.iter().map(one).fold(Ok(()), Result::and);
+        self.core.publish();
+        outcome
     }
 
     /// Allocates `len` bytes that peers on this host can map, and registers them for reading and
@@ -309,7 +326,9 @@ impl Engine {
     /// `InvalidArgument`: no bytes; `Memory`: the kernel gives none.
     pub fn allocate(&self, len: usize, location: &str) -> Result<usize> {
         self.core.check()?;
-        self.core.own.regions.allocate(len, location)
+        let addr = self.core.own.regions.allocate(len, location)?;
+        self.core.publish();
+        Ok(addr)
     }
 
     /// Unregisters and unmaps what [`Engine::allocate`] gave.
@@ -318,7 +337,9 @@ impl Engine {
     /// As [`Engine::unregister`].
     pub fn free(&self, addr: usize) -> Result<()> {
         self.core.check()?;
-        self.core.own.regions.free(addr, self.core.config.quiet_timeout)
+        self.core.own.regions.free(addr, self.core.config.quiet_timeout)?;
+        self.core.publish();
+        Ok(())
     }
 
     /// A batch with room for `capacity` tasks over its life.

@@ -28,7 +28,7 @@ pub mod time;
 pub mod topology;
 pub mod transport;
 
-pub use config::{Config, Metadata, Spray};
+pub use config::{Config, Metadata, Spray, StoreConfig};
 pub use engine::{
     Buffer, Engine, Notification, RailStat, RegionSpec, Request, RequestOptions, TaskState,
     TaskStatus,

@@ -3,6 +3,9 @@
 //!
 //! As upstream does it, a value that makes no sense costs one warning and the default is used.
 
+mod store;
+
+use self::store::StoreVars;
 use crate::log::parse_level;
 use ::log::LevelFilter;
 use ::tent::{Config, Spray, TransportKind, TransportMask};
@@ -22,6 +25,8 @@ pub(crate) struct Settings {
     pub(crate) handshake_port: u16,
     /// Show TIMEOUT and CANCELED instead of FAILED.
     pub(crate) native_status: bool,
+    /// What concerns metadata stores.
+    pub(crate) store: StoreVars,
     /// How much is logged.
     pub(crate) log_level: LevelFilter,
     /// One line per value that was not taken.
@@ -56,8 +61,10 @@ pub(crate) fn settings(lookup: impl Fn(&str) -> Option<String>) -> Settings {
         "upstream" => Some(false),
         _ => None,
     });
+    let store = store::read(&mut env);
     Settings {
         config,
+        store,
         legacy_port: env.is_set("MC_LEGACY_RPC_PORT_BINDING"),
         handshake_port: env.number("MC_HANDSHAKE_PORT", 1..=65_535).unwrap_or(DEFAULT_PORT),
         native_status: native.unwrap_or(false),

@@ -1,10 +1,13 @@
 //! The parts of an engine put together: started in order, ended in order.
 
-use crate::config::Config;
+use crate::config::{Config, Metadata};
+use crate::control::address::P2pName;
 use crate::control::handshake::{Handler, Server, ServerLimits, bind_in_range};
+use crate::control::store;
+use crate::control::store::keys::Keys;
 use crate::control::wire::Notify;
 use crate::engine::batch::{Batches, OnEnd, TaskRef};
-use crate::engine::directory::{Directory, Own};
+use crate::engine::directory::{Directory, Finder, Own};
 use crate::engine::driver::{Driver, RailMaker};
 use crate::engine::errands::Errands;
 use crate::engine::lane::Lane;
@@ -12,6 +15,7 @@ use crate::engine::lanes::{Family, Lanes};
 use crate::engine::notify::Inbox;
 use crate::engine::piece_log::PieceLog;
 use crate::engine::progress::Stop;
+use crate::engine::publish::Publisher;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Incarnation;
 use crate::memory::{Regions, link};
@@ -133,6 +137,8 @@ pub(super) struct Core {
     pub(super) errands: Arc<Errands>,
     pub(super) clock: Arc<Deadlines>,
     pub(super) on_end: Arc<dyn OnEnd>,
+    /// None under P2PHANDSHAKE.
+    publisher: Option<Arc<Publisher>>,
     server: Arc<Server>,
     panicked: Arc<AtomicBool>,
     down: AtomicBool,
@@ -157,18 +163,29 @@ impl Core {
         let identity = identity();
         let (rpc, rpc_port) = bind_in_range(config.port_range, config.rpc_port, true)?;
         let (data, data_port) = bind_in_range(config.port_range, config.data_port, true)?;
-        let name = crate::control::address::P2pName { host: config.host.clone(), port: rpc_port };
+        let finder = finder(&config)?;
+        let name = match &config.metadata {
+            Metadata::Store(store) => store.name.clone(),
+            Metadata::P2pHandshake => {
+                P2pName { host: config.host.clone(), port: rpc_port }.to_string()
+            }
+        };
         let lanes = Arc::new(Lanes::new(&config, identity.net_ns, &identity.boot_id));
         let own = Arc::new(Own::new(
             &config,
-            name.to_string(),
+            name,
             (rpc_port, data_port),
             identity,
             Arc::clone(&regions),
         ));
         let panicked = Arc::new(AtomicBool::new(false));
         lanes.set(make_lanes(&config, &lanes, &regions, data, &panicked)?);
-        let directory = Arc::new(Directory::new(Arc::clone(&own), &config, lanes.net + lanes.copy));
+        let directory = Arc::new(Directory::new(
+            Arc::clone(&own),
+            &config,
+            lanes.net + lanes.copy,
+            finder.clone(),
+        ));
         let inbox = Arc::new(Inbox::default());
         let errands = Errands::new(
             Incarnation(me),
@@ -193,6 +210,16 @@ impl Core {
         let server = Arc::new(Server::start(rpc, Arc::new(face), limits)?);
         clock.server.set(Arc::clone(&server)).ok();
         lanes.start_net()?;
+        let publisher =
+            finder.map(|f| Publisher::start(Arc::clone(&own), f, Arc::clone(&directory)));
+        let publisher = match publisher.transpose() {
+            Ok(publisher) => publisher,
+            Err(e) => {
+                lanes.stop();
+                server.stop();
+                return Err(e);
+            }
+        };
         log::info!("engine {} ({}) serves data on port {data_port}", own.name, Incarnation(me));
         let on_end: Arc<dyn OnEnd> = Arc::clone(&errands) as Arc<dyn OnEnd>;
         Ok(Arc::new(Self {
@@ -205,6 +232,7 @@ impl Core {
             errands,
             clock,
             on_end,
+            publisher,
             server,
             panicked,
             down: AtomicBool::new(false),
@@ -236,6 +264,13 @@ impl Core {
         Ok(entered)
     }
 
+    /// The registered memory has changed: the store is told, and told later if it is away.
+    pub(super) fn publish(&self) {
+        if let Some(publisher) = &self.publisher {
+            publisher.changed();
+        }
+    }
+
     /// Whether this is a child of the process that made the engine: its threads are not here.
     fn is_foreign(&self) -> bool {
         self.born != host::fork_generation()
@@ -253,6 +288,10 @@ impl Core {
         let mut ended = lock(&self.ending);
         if std::mem::replace(&mut *ended, true) {
             return;
+        }
+        if let Some(publisher) = &self.publisher {
+            // first, so that nobody new finds an engine that is about to end
+            publisher.stop();
         }
         self.errands.stop(self.config.quiet_timeout);
         let mut running = Vec::new();
@@ -291,6 +330,17 @@ impl Drop for Core {
     fn drop(&mut self) {
         self.shutdown();
     }
+}
+
+/// The way to the peers' descriptions, if it leads through a store.
+fn finder(config: &Config) -> Result<Option<Arc<Finder>>> {
+    let Metadata::Store(wanted) = &config.metadata else { return Ok(None) };
+    if wanted.name.is_empty() || wanted.name.len() > MAX_NAME {
+        let text = format!("with a store the engine needs a name of 1 to {MAX_NAME} bytes");
+        return Err(Error::new(ErrorKind::InvalidArgument, text));
+    }
+    let store = store::connect(wanted)?;
+    Ok(Some(Arc::new(Finder::new(store, Keys::new(&wanted.cluster)))))
 }
 
 /// Where this engine runs; without it the peers of this host are reached as if they were elsewhere.
@@ -350,5 +400,7 @@ fn next_tag() -> u64 {
 /// Send buffer of a data connection: enough to keep the peer's reader busy while this side does
 /// something else for half a millisecond, little enough that late binding is late (D3).
 const SEND_BUFFER: usize = 1 << 20;
+/// Longest name of a segment in a store, in bytes.
+const MAX_NAME: usize = 4096;
 /// An overdue task that has not ended yet is looked at again after so long.
 const AGAIN: Duration = Duration::from_millis(20);

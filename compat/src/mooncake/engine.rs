@@ -8,10 +8,15 @@ use crate::ret::{ErrCode, SegmentOrError};
 use crate::text::{self, invalid};
 use crate::{handle, shutdown};
 use ::tent::control::P2pName;
-use ::tent::{Config, Engine, Error, ErrorKind, Metadata, Result, SegmentId, TransportKind};
+use ::tent::control::store::StoreAddress;
+use ::tent::topology;
+use ::tent::{Engine, Error, ErrorKind, Metadata, Result, SegmentId, TransportKind};
 use std::ffi::{c_char, c_int, c_void};
+use std::net::IpAddr;
+use std::path::Path;
 
-/// Makes an engine and starts it. `ip_or_host_name`, `rpc_port` and `auto_discover` are accepted and
+/// Makes an engine and starts it. With a store the engine's segment has `local_server_name` as its name,
+/// verbatim; under P2PHANDSHAKE its address. `ip_or_host_name`, `rpc_port` and `auto_discover` are accepted and
 /// ignored, as upstream ignores the first two; NULL is fine for the name.
 ///
 /// # Safety
@@ -221,39 +226,43 @@ fn create(store: Result<&str>, name: Result<&str>) -> Result<transfer_engine_t> 
 }
 
 fn start(store: Result<&str>, name: Result<&str>, s: Settings) -> Result<transfer_engine_t> {
-    let metadata = metadata_of(store?)?;
-    let name = P2pName::parse(name?, s.handshake_port);
-    let mut config = Config { metadata, ..s.config };
-    if name.host.is_empty() {
-        log::warn!("local_server_name has no host; peers are told {}", config.host);
-    } else {
-        config.host = name.host;
-    }
-    // otherwise the engine takes a free port, whatever the name says
-    let port = if name.port == 0 { s.handshake_port } else { name.port };
+    let (store, name) = (store?, name?);
+    let address = StoreAddress::parse(store)?;
+    let mut config = s.config;
+    let parsed = P2pName::parse(name, s.handshake_port);
+    // the port of the name: otherwise the engine takes a free one, whatever the name says
+    let port = if parsed.port == 0 { s.handshake_port } else { parsed.port };
     config.rpc_port = s.legacy_port.then_some(port);
+    if address == StoreAddress::P2pHandshake || s.legacy_port {
+        if parsed.host.is_empty() {
+            log::warn!("local_server_name has no host; peers are told {}", config.host);
+        } else {
+            config.host = parsed.host;
+        }
+    } else {
+        // the name is only a name there (transfer_engine_impl.cpp, "new RPC mapping")
+        config.host = s.store.host.or_else(|| first_address(config.prefer_ipv6)).map_or_else(
+            || {
+                log::warn!("no interface is up; peers are told {}", config.host);
+                config.host.clone()
+            },
+            |ip| ip.to_string(),
+        );
+    }
+    if address != StoreAddress::P2pHandshake {
+        config.metadata = Metadata::Store(s.store.config(&address, store, name));
+    }
     handle::watch_forks();
     raise_descriptor_limit();
     handle::insert(Engine::new(config)?, s.native_status)
 }
 
-/// Upstream's connection string. Its own library aborts the process on a scheme it does not know
-/// (`transfer_metadata_plugin.cpp`).
-fn metadata_of(store: &str) -> Result<Metadata> {
-    if store == "P2PHANDSHAKE" {
-        return Ok(Metadata::P2pHandshake);
-    }
-    let scheme = store.split_once("://").map_or("etcd", |(scheme, _)| scheme);
-    if store.is_empty() || !["etcd", "redis", "http", "https"].contains(&scheme) {
-        return Err(invalid(format!("metadata {store:?} has no known scheme; use P2PHANDSHAKE")));
-    }
-    Err(Error::new(
-        ErrorKind::NotSupported,
-        format!(
-            "metadata {store:?} needs a store of kind {scheme}, which this version does not have yet; \
-             use P2PHANDSHAKE, which needs no server"
-        ),
-    ))
+/// The address of the first interface that leads out of this host.
+fn first_address(prefer_ipv6: bool) -> Option<IpAddr> {
+    let all = topology::interfaces(Path::new(topology::SYSFS_NET)).ok()?;
+    let usable = topology::rail_addrs(&all, &[]);
+    let wanted = usable.iter().find(|a| a.ip.is_ipv6() == prefer_ipv6);
+    wanted.or(usable.first()).map(|a| a.ip)
 }
 
 /// Upstream does this to its host as well: with the usual 1024 a few hundred peers would be the end.
@@ -338,19 +347,6 @@ pub(super) fn segment_of(id: segment_id_t) -> Result<SegmentId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_the_handshake_needs_no_store() {
-        assert!(metadata_of("P2PHANDSHAKE").is_ok());
-        for store in ["etcd://h:1", "h:2379", "redis://h", "http://h/m", "https://h/m"] {
-            let error = metadata_of(store).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::NotSupported, "{store}");
-            assert!(error.to_string().contains("P2PHANDSHAKE"));
-        }
-        for store in ["foo://h", "", "p2phandshake://"] {
-            assert_eq!(metadata_of(store).unwrap_err().kind(), ErrorKind::InvalidArgument);
-        }
-    }
 
     #[test]
     fn transports_are_known_by_name() {

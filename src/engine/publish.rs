@@ -1,0 +1,255 @@
+//! Keeps this engine's entries in the store: its address and its description. Written at the start and
+//! whenever the registered memory changes, looked after now and then, removed at the end. One thread does
+//! all of it but the first, so that the entries change in the order of the registrations.
+//!
+//! A store that is away is tried again until it is back; meanwhile nobody waits for it.
+
+use crate::control::address::P2pName;
+use crate::control::store::keys::{decode_rpc_meta, encode_rpc_meta};
+use crate::control::wire;
+use crate::engine::directory::{Directory, Finder, Own};
+use crate::error::{Error, ErrorKind, Result};
+use crate::sync::{lock, spawn};
+use crate::sys::host;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+#[derive(Debug, Default)]
+struct State {
+    /// Changes so far, and how many of them the last attempt covered and the store has.
+    wanted: u64,
+    tried: u64,
+    stored: u64,
+    /// Attempts that failed in a row.
+    failures: u32,
+    /// Another engine has taken our name.
+    taken: bool,
+    stop: bool,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Publisher {
+    own: Arc<Own>,
+    finder: Arc<Finder>,
+    directory: Arc<Directory>,
+    me: P2pName,
+    state: Mutex<State>,
+    /// The description that the store has.
+    last: Mutex<Option<Arc<Vec<u8>>>>,
+    more: Condvar,
+    tried: Condvar,
+}
+
+impl Publisher {
+    /// Publishes for the first time and starts the thread.
+    ///
+    /// # Errors
+    /// What the store did; `Socket`: no thread.
+    pub(super) fn start(
+        own: Arc<Own>,
+        finder: Arc<Finder>,
+        directory: Arc<Directory>,
+    ) -> Result<Arc<Self>> {
+        let me = P2pName { host: own.host.clone(), port: own.rpc_port };
+        let publisher = Arc::new(Self {
+            own,
+            finder,
+            directory,
+            me,
+            state: Mutex::default(),
+            last: Mutex::default(),
+            more: Condvar::new(),
+            tried: Condvar::new(),
+        });
+        if let Some(other) = publisher.holder()? {
+            log::warn!(
+                "the name {} stood for the engine at {other}, which is alive; from now on it stands \
+                 for this one",
+                publisher.own.name
+            );
+        }
+        publisher.put_address()?;
+        publisher.put_description()?;
+        let this = Arc::clone(&publisher);
+        let thread = spawn("tent-publish", move || this.run())
+            .map_err(|e| Error::os(ErrorKind::Socket, "no thread for the store", &e))?;
+        lock(&publisher.state).thread = Some(thread);
+        Ok(publisher)
+    }
+
+    /// The registered memory has changed. Returns when the store has been told; does not wait for one
+    /// that is away.
+    pub(super) fn changed(&self) {
+        let mut state = lock(&self.state);
+        state.wanted += 1;
+        let mine = state.wanted;
+        self.more.notify_one();
+        let waits = |s: &mut State| s.tried < mine && s.failures == 0 && !s.taken && !s.stop;
+        let waited = self.tried.wait_timeout_while(state, LONGEST_WAIT, waits);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Ends the thread and removes what is ours from the store.
+    pub(super) fn stop(&self) {
+        let (thread, reachable) = {
+            let mut state = lock(&self.state);
+            state.stop = true;
+            (state.thread.take(), state.failures == 0 && !state.taken)
+        };
+        self.more.notify_all();
+        self.tried.notify_all();
+        if let Some(thread) = thread {
+            thread.join().ok();
+        }
+        if reachable && let Err(e) = self.remove() {
+            log::warn!("the entries of {} stay in the store: {e}", self.own.name);
+        }
+    }
+
+    fn run(&self) {
+        host::block_signals();
+        while let Some((change, is_new)) = self.next() {
+            let outcome = self.turn(is_new);
+            let mut state = lock(&self.state);
+            state.tried = change;
+            match outcome {
+                Ok(taken) => {
+                    if state.failures > 0 {
+                        log::warn!("the store is back; {} is published again", self.own.name);
+                    }
+                    state.failures = 0;
+                    state.taken = taken;
+                    if !taken {
+                        state.stored = change;
+                    }
+                }
+                Err(e) => {
+                    if state.failures == 0 {
+                        log::warn!(
+                            "{} cannot be published now, and will be when the store is back; what is \
+                             open goes on: {e}",
+                            self.own.name
+                        );
+                    }
+                    state.failures = state.failures.saturating_add(1);
+                }
+            }
+            drop(state);
+            self.tried.notify_all();
+        }
+    }
+
+    /// Waits for the next thing to do: the change to cover, and whether the store lacks it. `None` at the
+    /// end.
+    fn next(&self) -> Option<(u64, bool)> {
+        let state = lock(&self.state);
+        let pause = match state.failures {
+            0 => CHECK,
+            n => (FIRST_RETRY * 2_u32.saturating_pow(n - 1)).min(LAST_RETRY),
+        };
+        // what failed waits for its time, whatever comes meanwhile
+        let idle = |s: &mut State| !s.stop && (s.failures > 0 || s.taken || s.wanted == s.stored);
+        let waited = self.more.wait_timeout_while(state, pause, idle);
+        let (state, _): (MutexGuard<'_, State>, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        (!state.stop).then_some((state.wanted, state.wanted != state.stored))
+    }
+
+    /// Looks whether the entries are there and ours, and writes what is missing or out of date. `true`:
+    /// they belong to another engine.
+    fn turn(&self, is_new: bool) -> Result<bool> {
+        let busy = {
+            let s = lock(&self.state);
+            is_new && s.failures == 0 && !s.taken
+        };
+        if busy {
+            // looked at a moment ago
+            self.put_description()?;
+            return Ok(false);
+        }
+        let key = self.finder.keys.rpc_meta(&self.own.name);
+        let there = self.finder.store.get(&key)?;
+        let is_ours = there.as_deref().is_some_and(|json| self.is_me(json));
+        if is_ours {
+            // interfaces come and go without a registration
+            let now = self.own.json(true);
+            if is_new || !lock(&self.last).as_ref().is_some_and(|last| Arc::ptr_eq(last, &now)) {
+                self.put_description()?;
+            }
+            return Ok(false);
+        }
+        if let Some(other) = self.holder()? {
+            if !std::mem::replace(&mut lock(&self.state).taken, true) {
+                log::warn!(
+                    "another engine, at {other}, has taken the name {}: new peers find that one. Give \
+                     every engine its own name",
+                    self.own.name
+                );
+            }
+            return Ok(true);
+        }
+        log::info!("the store lost the entries of {}: writing them again", self.own.name);
+        self.put_address()?;
+        self.put_description()?;
+        Ok(false)
+    }
+
+    fn is_me(&self, json: &[u8]) -> bool {
+        decode_rpc_meta(json).is_ok_and(|at| at == self.me)
+    }
+
+    /// Another engine that has our name in the store and is alive.
+    fn holder(&self) -> Result<Option<P2pName>> {
+        let key = self.finder.keys.rpc_meta(&self.own.name);
+        let there = self.finder.store.get(&key)?;
+        let other = there.and_then(|json| decode_rpc_meta(&json).ok()).filter(|at| *at != self.me);
+        // one that accepts a connection and does not know the question is alive too
+        let is_alive = |at: &P2pName| match self.directory.probe_at(at) {
+            Ok(_) => true,
+            Err(e) => e.kind() == ErrorKind::Malformed,
+        };
+        Ok(other.filter(is_alive))
+    }
+
+    fn put_address(&self) -> Result<()> {
+        let key = self.finder.keys.rpc_meta(&self.own.name);
+        self.finder.store.put(&key, &encode_rpc_meta(&self.me))
+    }
+
+    /// Made of what is registered now and nothing else: a description of a former life, which upstream's
+    /// engines inherit, would offer memory that is gone.
+    fn put_description(&self) -> Result<()> {
+        let key = self.finder.keys.segment(&self.own.name);
+        let json = self.own.json(true);
+        self.finder.store.put(&key, &json)?;
+        *lock(&self.last) = Some(json);
+        Ok(())
+    }
+
+    fn remove(&self) -> Result<()> {
+        let (store, name) = (&self.finder.store, &self.own.name);
+        let address = self.finder.keys.rpc_meta(name);
+        if store.get(&address)?.is_some_and(|json| self.is_me(&json)) {
+            store.remove(&address)?;
+        }
+        let segment = self.finder.keys.segment(name);
+        let ours = |json: Vec<u8>| {
+            let facts = wire::decode_desc(&json).ok().and_then(|desc| desc.tent);
+            facts.is_some_and(|t| t.incarnation == self.own.regions.incarnation())
+        };
+        if store.get(&segment)?.is_some_and(ours) {
+            store.remove(&segment)?;
+        }
+        Ok(())
+    }
+}
+
+/// The entries are looked at so often.
+const CHECK: Duration = Duration::from_secs(5);
+/// Pauses between attempts while the store is away: the first, doubled up to the last.
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LAST_RETRY: Duration = Duration::from_secs(2);
+/// A registration waits for the store no longer: its own bound comes first, but for a queue of many.
+const LONGEST_WAIT: Duration = Duration::from_secs(6);
