@@ -314,7 +314,10 @@ fn reason(e: &EtcdError) -> String {
         EtcdError::GRpcStatus(status) => status.message().to_owned(),
         other => other.to_string(),
     };
-    let mut cause = std::error::Error::source(e);
+    let mut cause = match e {
+        EtcdError::GRpcStatus(status) => std::error::Error::source(status),
+        other => std::error::Error::source(other),
+    };
     while let Some(inner) = cause {
         let inner_text = inner.to_string();
         if !text.contains(&inner_text) {
@@ -324,6 +327,8 @@ fn reason(e: &EtcdError) -> String {
     }
     let cure = if text.contains("authentication") || text.contains("user name is empty") {
         " (cure: ETCDCTL_USER=name:password)"
+    } else if text.contains("connect") {
+        " (is etcd up, and the address right?)"
     } else if text.contains("too large") {
         " (cure: register fewer, larger ranges, or raise --max-request-bytes of etcd)"
     } else {
