@@ -164,12 +164,7 @@ impl Core {
         let (rpc, rpc_port) = bind_in_range(config.port_range, config.rpc_port, true)?;
         let (data, data_port) = bind_in_range(config.port_range, config.data_port, true)?;
         let finder = finder(&config)?;
-        let name = match &config.metadata {
-            Metadata::Store(store) => store.name.clone(),
-            Metadata::P2pHandshake => {
-                P2pName { host: config.host.clone(), port: rpc_port }.to_string()
-            }
-        };
+        let name = segment_name(&config, rpc_port);
         let lanes = Arc::new(Lanes::new(&config, identity.net_ns, &identity.boot_id));
         let own = Arc::new(Own::new(
             &config,
@@ -180,12 +175,9 @@ impl Core {
         ));
         let panicked = Arc::new(AtomicBool::new(false));
         lanes.set(make_lanes(&config, &lanes, &regions, data, &panicked)?);
-        let directory = Arc::new(Directory::new(
-            Arc::clone(&own),
-            &config,
-            lanes.net + lanes.copy,
-            finder.clone(),
-        ));
+        let count = lanes.net + lanes.copy;
+        let directory = Directory::new(Arc::clone(&own), &config, count, finder.clone());
+        let directory = Arc::new(directory);
         let inbox = Arc::new(Inbox::default());
         let errands = Errands::new(
             Incarnation(me),
@@ -210,16 +202,10 @@ impl Core {
         let server = Arc::new(Server::start(rpc, Arc::new(face), limits)?);
         clock.server.set(Arc::clone(&server)).ok();
         lanes.start_net()?;
-        let publisher =
-            finder.map(|f| Publisher::start(Arc::clone(&own), f, Arc::clone(&directory)));
-        let publisher = match publisher.transpose() {
-            Ok(publisher) => publisher,
-            Err(e) => {
-                lanes.stop();
-                server.stop();
-                return Err(e);
-            }
-        };
+        let publisher = publisher(finder, &own, &directory).inspect_err(|_| {
+            lanes.stop();
+            server.stop();
+        })?;
         log::info!("engine {} ({}) serves data on port {data_port}", own.name, Incarnation(me));
         let on_end: Arc<dyn OnEnd> = Arc::clone(&errands) as Arc<dyn OnEnd>;
         Ok(Arc::new(Self {
@@ -341,6 +327,24 @@ fn finder(config: &Config) -> Result<Option<Arc<Finder>>> {
     }
     let store = store::connect(wanted)?;
     Ok(Some(Arc::new(Finder::new(store, Keys::new(&wanted.cluster)))))
+}
+
+/// Under P2PHANDSHAKE the name is the address.
+fn segment_name(config: &Config, port: u16) -> String {
+    match &config.metadata {
+        Metadata::Store(store) => store.name.clone(),
+        Metadata::P2pHandshake => P2pName { host: config.host.clone(), port }.to_string(),
+    }
+}
+
+/// Puts the engine into the store, if there is one; the last step, for from here on peers come.
+fn publisher(
+    finder: Option<Arc<Finder>>,
+    own: &Arc<Own>,
+    directory: &Arc<Directory>,
+) -> Result<Option<Arc<Publisher>>> {
+    let start = |f| Publisher::start(Arc::clone(own), f, Arc::clone(directory));
+    finder.map(start).transpose()
 }
 
 /// Where this engine runs; without it the peers of this host are reached as if they were elsewhere.

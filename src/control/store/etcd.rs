@@ -143,8 +143,7 @@ impl Drop for Etcd {
     fn drop(&mut self) {
         if self.born != host::fork_generation() {
             // the thread is not here, and what would wake it is shared with the parent
-            self.stop.take().map(std::mem::forget);
-            self.thread.take().map(std::mem::forget);
+            std::mem::forget((self.stop.take(), self.thread.take()));
             return;
         }
         drop(self.stop.take());
@@ -163,6 +162,8 @@ impl Shared {
         for _ in 0..=self.endpoints.len() {
             let (client, turn) = match self.client().await {
                 Ok(both) => both,
+                // a password that one endpoint refuses all refuse
+                Err((e, _)) if !is_transient(&e) => return Err(e),
                 Err((e, turn)) => {
                     last = e;
                     self.give_up(turn).await;
