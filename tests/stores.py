@@ -413,7 +413,9 @@ def mixed(server, library):
     both_ways(store, ours, theirs, "ours -> theirs")
     both_ways(store, theirs, ours, "theirs -> ours")
     theirs.kill()
-    ours.ask("transfer", WRITE, theirs.name, theirs.address, 4096)  # to nobody: it may fail, and must end
+    # to nobody: it may fail, and must end
+    ours.ask("transfer", WRITE, theirs.name, theirs.address, 4096)
+    check(store, "a transfer to a peer that was killed ends", ours.seconds < 30, f"{ours.seconds:.2f} s")
     if isinstance(server, Mooncake):  # which takes no engine of theirs twice
         for part in ("rpc_meta", "ram"):
             key = urllib.parse.quote(f"mooncake/{part}/{theirs.name}", safe="")
@@ -467,6 +469,7 @@ def access(library):
     check("etcd", "user and password, the first endpoint dead", one.address is not None, str(one.start)[:70])
     one.end()
     etcd.down()
+    secure(library)
     file = os.path.join(tempfile.mkdtemp(prefix="tent-stores-"), "metad")
     metad = Metad(more=["--persist", file])
     one = Node("ours", library, metad.url(), "n/with%2F odd+é", MC_METADATA_CLUSTER_ID="cl 1")
@@ -475,6 +478,47 @@ def access(library):
     metad.up()
     check("tent metad", "--persist, and a key with odd characters", metad.has("mooncake/cl 1/rpc_meta/n/with%2F odd+é"))
     metad.down()
+
+
+def secure(library):
+    """etcd over TLS, with a certificate of ours that it asks for."""
+    where = tempfile.mkdtemp(prefix="tent-stores-")
+
+    def openssl(*words):
+        subprocess.run(["openssl", *words], cwd=where, check=True, capture_output=True, timeout=60)
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
+    openssl("req", "-x509", *key, "-subj", "/CN=tent test", "-keyout", "ca.key", "-out", "ca.pem")
+    for name in ("server", "client"):
+        openssl("req", *key, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
+        with open(os.path.join(where, "names"), "w") as names:
+            names.write("subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n")
+        openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
+                "-days", "2", "-extfile", "names", "-out", f"{name}.pem")
+    etcd = SecureEtcd(where=where)
+    files = {"ETCDCTL_CACERT": os.path.join(where, "ca.pem")}
+    pair = {"ETCDCTL_CERT": os.path.join(where, "client.pem"), "ETCDCTL_KEY": os.path.join(where, "client.key")}
+    one = Node("ours", library, etcd.url(), "n", **files, **pair)
+    check("etcd", "TLS, with a certificate of ours", one.address is not None, str(one.start)[:70])
+    one.end()
+    for what, variables in (("without the authority", pair), ("without a certificate of ours", files), ("plain", {})):
+        one = Node("ours", library, etcd.url(), "n", **variables)
+        good = "error" in one.start and one.start["s"] < etcd.refused_s
+        check("etcd", f"TLS, {what}: an error", good, one.start.get("error", "none")[-60:])
+        one.end()
+    etcd.down()
+
+
+class SecureEtcd(Etcd):
+    def command(self):
+        where = self.variables["where"]
+        plain = [word.replace(f"http://127.0.0.1:{self.port}", f"https://127.0.0.1:{self.port}")
+                 for word in super().command()]
+        return [*plain, "--client-cert-auth", "--trusted-ca-file", f"{where}/ca.pem", "--cert-file",
+                f"{where}/server.pem", "--key-file", f"{where}/server.key"]
+
+    def healthy(self):
+        return True
 
 
 def main():
