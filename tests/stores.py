@@ -445,6 +445,32 @@ def dead(kind, library, server):
     one.end()
 
 
+def twins(server, library):
+    """Two living engines of one name: the newer is found, and the older again when the newer is gone."""
+    store, url = server.name, server.url()
+    older, newer = (Node("ours", library, url, "twin") for _ in range(2))
+
+    def leads_to(one, seconds):
+        """A stranger who opens the name reaches that one's memory, and not that of the other."""
+        deadline = time.monotonic() + seconds
+        while True:
+            stranger = Node("ours", library, url, "stranger")
+            stranger.ask("fill", 7)
+            one.ask("fill", None)
+            good = (stranger.ask("open", "twin")[0] > 0
+                    and stranger.ask("transfer", WRITE, "twin", one.address, 4096) and not one.ask("wrong", 7, 4096))
+            stranger.end()
+            if good or time.monotonic() > deadline:
+                return good
+
+    check(store, "two engines of one name: the newer is found", leads_to(newer, 0))
+    older.ask("register", 4096)
+    check(store, "also after the older registered memory", leads_to(newer, 0))
+    newer.kill()
+    check(store, "the older again, when the newer was killed", leads_to(older, 12))
+    older.end()
+
+
 def access(library):
     """Passwords, databases, clusters, several endpoints."""
     redis = Redis(more=["--requirepass", "secret"])
@@ -534,6 +560,8 @@ def main():
         life(server, LIBRARY)
         if kind is not Redis:  # the wheel has no redis
             mixed(server, LIBRARY)
+        if kind is Metad:
+            twins(server, LIBRARY)
         if kind is not Mooncake:
             dead(server.name, LIBRARY, server)
         server.down()

@@ -263,11 +263,21 @@ impl Directory {
         call(&at.resolve(self.config.prefer_ipv6)?, kind, body, &limits)
     }
 
-    /// Whether somebody answers there.
-    pub(super) fn probe_at(&self, at: &P2pName) -> Result<Vec<u8>> {
+    /// Whether an engine of that name answers there.
+    pub(super) fn lives_at(&self, at: &P2pName, name: &str) -> bool {
         let limits = CallLimits { connect_timeout: PROBE, rpc_timeout: PROBE, max_len: MIN_ANSWER };
-        let addresses = at.resolve(self.config.prefer_ipv6)?;
-        call(&addresses, FrameKind::Probe, wire::PROBE_REQUEST, &limits)
+        let Ok(addresses) = at.resolve(self.config.prefer_ipv6) else { return false };
+        let ask = |kind, body: &[u8]| call(&addresses, kind, body, &limits);
+        // one that accepts a connection and does not know the question is alive too
+        let answer = ask(FrameKind::Probe, wire::PROBE_REQUEST);
+        if answer.is_err_and(|e| e.kind() != ErrorKind::Malformed) {
+            return false;
+        }
+        // the port may be another's by now; who does not tell its name may have that one
+        let mut me = self.own.head();
+        me.buffers.clear();
+        let told = ask(FrameKind::Metadata, &wire::encode_desc(&me, &time::timestamp()));
+        told.and_then(|json| wire::decode_desc(&json)).map_or(true, |desc| desc.name == name)
     }
 
     fn fetch(&self, name: &str) -> Result<SegmentDesc> {

@@ -160,15 +160,7 @@ impl Publisher {
     /// Looks whether the entries are there and ours, and writes what is missing or out of date. `true`:
     /// they belong to another engine.
     fn turn(&self, is_new: bool) -> Result<bool> {
-        let busy = {
-            let s = lock(&self.state);
-            is_new && s.failures == 0 && !s.taken
-        };
-        if busy {
-            // looked at a moment ago
-            self.put_description()?;
-            return Ok(false);
-        }
+        // asked even for a mere change: another engine of our name must not get our description
         let key = self.finder.keys.rpc_meta(&self.own.name);
         let there = self.finder.store.get(&key)?;
         let is_ours = there.as_deref().is_some_and(|json| self.is_me(json));
@@ -205,11 +197,7 @@ impl Publisher {
         let key = self.finder.keys.rpc_meta(&self.own.name);
         let there = self.finder.store.get(&key)?;
         let other = there.and_then(|json| decode_rpc_meta(&json).ok()).filter(|at| *at != self.me);
-        // one that accepts a connection and does not know the question is alive too
-        let is_alive = |at: &P2pName| match self.directory.probe_at(at) {
-            Ok(_) => true,
-            Err(e) => e.kind() == ErrorKind::Malformed,
-        };
+        let is_alive = |at: &P2pName| self.directory.lives_at(at, &self.own.name);
         Ok(other.filter(is_alive))
     }
 

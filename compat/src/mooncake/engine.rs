@@ -262,7 +262,7 @@ fn first_address(prefer_ipv6: bool) -> Option<IpAddr> {
     let all = topology::interfaces(Path::new(topology::SYSFS_NET)).ok()?;
     let usable = topology::rail_addrs(&all, &[]);
     let wanted = usable.iter().find(|a| a.ip.is_ipv6() == prefer_ipv6);
-    wanted.or(usable.first()).map(|a| a.ip)
+    wanted.or_else(|| usable.first()).map(|a| a.ip)
 }
 
 /// Upstream does this to its host as well: with the usual 1024 a few hundred peers would be the end.

@@ -48,8 +48,9 @@ fn serve(listener: &TcpListener, store: &Arc<Mutex<Store>>) {
     for stream in listener.incoming() {
         // descriptors are short, or the client is gone already
         let Ok(mut stream) = stream else { continue };
-        let limits = stream.set_read_timeout(Some(IDLE)).and(stream.set_write_timeout(Some(IDLE)));
-        if limits.and(stream.set_nodelay(true)).is_err() {
+        let limits = stream.set_read_timeout(Some(IDLE));
+        let limits = limits.and_then(|()| stream.set_write_timeout(Some(IDLE)));
+        if limits.and_then(|()| stream.set_nodelay(true)).is_err() {
             continue;
         }
         if open.fetch_add(1, Ordering::AcqRel) >= MAX_CONNECTIONS {
@@ -233,8 +234,11 @@ impl Log {
     }
 }
 
+/// Key, value if there is one, and the bytes that follow.
+type Record<'a> = (String, Option<Vec<u8>>, &'a [u8]);
+
 /// The record at the start of `bytes`, and what follows it; `None` if no whole one is there.
-fn record(bytes: &[u8]) -> Option<(String, Option<Vec<u8>>, &[u8])> {
+fn record(bytes: &[u8]) -> Option<Record<'_>> {
     let (key_len, rest) = bytes.split_first_chunk::<4>()?;
     let (value_len, rest) = rest.split_first_chunk::<4>()?;
     let (key_len, value_len) = (u32::from_le_bytes(*key_len), u32::from_le_bytes(*value_len));
