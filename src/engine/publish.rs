@@ -241,3 +241,141 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(2);
 /// A registration waits for the store no longer: its own bound comes first, but for a queue of many.
 const LONGEST_WAIT: Duration = Duration::from_secs(6);
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::control::store::Store;
+    use crate::control::store::keys::Keys;
+    use crate::id::Incarnation;
+    use crate::memory::{NewRegion, Regions};
+    use crate::segment::{HostIdentity, Permission};
+    use crate::time::Instant;
+    use std::collections::HashMap;
+
+    /// A store that can be away, and tells when it was written to.
+    #[derive(Debug, Default)]
+    struct Shelf {
+        /// Whether it is away, what it holds, and how often a description was written.
+        inner: Mutex<(bool, HashMap<String, Vec<u8>>, u32)>,
+        written: Condvar,
+    }
+
+    impl Shelf {
+        fn with<T>(&self, f: impl FnOnce(&mut HashMap<String, Vec<u8>>) -> T) -> Result<T> {
+            let mut inner = lock(&self.inner);
+            if inner.0 {
+                return Err(Error::new(ErrorKind::Metadata, "away"));
+            }
+            Ok(f(&mut inner.1))
+        }
+
+        fn go_away(&self, away: bool) {
+            lock(&self.inner).0 = away;
+        }
+
+        fn buffers(&self) -> usize {
+            let json = self.get("mooncake/ram/n").unwrap().unwrap();
+            wire::decode_desc(&json).unwrap().buffers.len()
+        }
+
+        /// Waits until descriptions were written `count` times.
+        fn wait(&self, count: u32) {
+            let fewer = |inner: &mut (bool, HashMap<String, Vec<u8>>, u32)| inner.2 < count;
+            let bound = Duration::from_secs(30);
+            let waited = self.written.wait_timeout_while(lock(&self.inner), bound, fewer);
+            assert!(!waited.unwrap().1.timed_out(), "never written {count} times");
+        }
+    }
+
+    impl Store for Shelf {
+        fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
+            self.with(|map| map.get(key).cloned())
+        }
+        fn put(&self, key: &str, value: &[u8]) -> Result<()> {
+            self.with(|map| map.insert(key.to_owned(), value.to_vec()))?;
+            lock(&self.inner).2 += u32::from(key.contains("/ram/"));
+            self.written.notify_all();
+            Ok(())
+        }
+        fn remove(&self, key: &str) -> Result<()> {
+            self.with(|map| drop(map.remove(key)))
+        }
+    }
+
+    fn engine(shelf: &Arc<Shelf>, port: u16) -> (Arc<Own>, Result<Arc<Publisher>>) {
+        let config = Config::default();
+        let regions = Regions::new(Incarnation(u128::from(port)));
+        let host = HostIdentity::default();
+        let own = Arc::new(Own::new(&config, "n".into(), (port, 9), host, regions));
+        let store: Arc<dyn Store> = Arc::clone(shelf) as Arc<dyn Store>;
+        let finder = Arc::new(Finder::new(store, Keys::new("")));
+        let directory = Directory::new(Arc::clone(&own), &config, 1, Some(Arc::clone(&finder)));
+        let publisher = Publisher::start(Arc::clone(&own), finder, Arc::new(directory));
+        (own, publisher)
+    }
+
+    fn register(own: &Own, memory: &[u8]) {
+        let (addr, len) = (memory.as_ptr().expose_provenance(), memory.len());
+        let permission = Permission::ReadWrite;
+        let region = NewRegion { addr, len, location: "*", permission, shm: None };
+        own.regions.register_batch(&[region]).unwrap();
+    }
+
+    #[test]
+    fn a_registration_is_published_once_and_later_if_the_store_is_away() {
+        let shelf = Arc::new(Shelf::default());
+        let (own, publisher) = engine(&shelf, 1);
+        let publisher = publisher.unwrap();
+        assert_eq!(lock(&shelf.inner).2, 1);
+        let memory = [0_u8; 64];
+        register(&own, &memory[..16]);
+        publisher.changed();
+        assert_eq!((shelf.buffers(), lock(&shelf.inner).2), (1, 2));
+        shelf.go_away(true);
+        let begin = Instant::now();
+        for from in [16, 32, 48] {
+            register(&own, &memory[from..from + 16]);
+            publisher.changed();
+        }
+        // a store that refuses at once holds nobody up
+        assert!(Instant::now().since(begin) < LONGEST_WAIT);
+        shelf.go_away(false);
+        shelf.wait(3);
+        assert_eq!(shelf.buffers(), 4);
+        publisher.stop();
+        assert_eq!(shelf.with(|map| map.len()).unwrap(), 0);
+    }
+
+    #[test]
+    fn what_the_store_lost_is_written_again() {
+        let shelf = Arc::new(Shelf::default());
+        let (_, publisher) = engine(&shelf, 1);
+        let publisher = publisher.unwrap();
+        shelf.with(HashMap::clear).unwrap();
+        publisher.changed();
+        shelf.wait(2);
+        assert_eq!(shelf.with(|map| map.len()).unwrap(), 2);
+        publisher.stop();
+    }
+
+    #[test]
+    fn what_belongs_to_another_stays() {
+        let shelf = Arc::new(Shelf::default());
+        let (_, older) = engine(&shelf, 1);
+        let (_, newer) = engine(&shelf, 2);
+        older.unwrap().stop();
+        assert_eq!(shelf.with(|map| map.len()).unwrap(), 2);
+        newer.unwrap().stop();
+        assert_eq!(shelf.with(|map| map.len()).unwrap(), 0);
+    }
+
+    #[test]
+    fn no_store_at_the_start_is_an_error() {
+        let shelf = Arc::new(Shelf::default());
+        shelf.go_away(true);
+        assert_eq!(engine(&shelf, 1).1.unwrap_err().kind(), ErrorKind::Metadata);
+    }
+}
