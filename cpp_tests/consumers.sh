@@ -23,6 +23,10 @@ for name in transfer_engine tent tent_shared; do
   LD_LIBRARY_PATH=$lib "$work/ping_$name"
 done
 
+step "the example of TENT's C API"
+gcc -std=c11 $warnings "$examples/tent.c" -I"$prefix/include" -L"$lib" -ltent -o "$work/tent_example"
+LD_LIBRARY_PATH=$lib "$work/tent_example"
+
 step "pkg-config"
 export PKG_CONFIG_PATH=$lib/pkgconfig
 for name in tent transfer_engine; do
@@ -39,13 +43,50 @@ PKG_CONFIG_PATH=$moved_lib/pkgconfig pkg-config --variable=libdir tent | xargs r
 cmake -S "$here/consumer" -B "$work/cmake_moved" -DCMAKE_PREFIX_PATH="$work/moved" > "$work/cmake.log" || { cat "$work/cmake.log"; exit 1; }
 grep -q "$work/moved" "$work/cmake_moved/CMakeCache.txt" || fail "the moved package was not found"
 
-step "a program linked with another library of that name, by LD_PRELOAD of ours"
-mkdir "$work/other"
-nm -D --defined-only "$lib/libtransfer_engine.so" | awk '{print "void " $NF "(void); void " $NF "(void) { abort(); }"}' |
-  cat <(echo '#include <stdlib.h>') - > "$work/other/other.c"
-gcc -shared -fPIC -Wl,-soname,libtransfer_engine.so "$work/other/other.c" -o "$work/other/libtransfer_engine.so"
-gcc -std=c11 -D_GNU_SOURCE $warnings "$examples/ping.c" -I"$prefix/include" -L"$work/other" -ltransfer_engine -o "$work/ping_other"
-LD_LIBRARY_PATH=$work/other LD_PRELOAD=$lib/libtransfer_engine.so "$work/ping_other"
+step "the link lines of Mooncake's users"
+# Go's p2p-store. The distribution's libraries are on the line for upstream's sake: empty here, and not needed.
+mkdir "$work/distribution"
+for name in numa glog ibverbs mlx5 jsoncpp gflags curl; do ar rcs "$work/distribution/lib$name.a"; done
+link() { # link NAME ARGS...: a program of the C API, run
+  local name=$1
+  shift
+  gcc -std=c11 -D_GNU_SOURCE $warnings "$examples/ping.c" -I"$prefix/include" -L"$lib" -L"$work/distribution" "$@" -o "$work/link_$name"
+  LD_LIBRARY_PATH=$lib "$work/link_$name" > "$work/link_$name.log" || { cat "$work/link_$name.log"; fail "link line $name"; }
+}
+needed() { readelf -d "$work/link_$1" | sed -n 's/.*NEEDED.*\[\(.*\)\]/\1/p'; }
+for stub in libbase.a libasio.so libmooncake_common.so libmooncake_common.a; do
+  [ -f "$lib/$stub" ] || fail "no $stub, though stubs were asked for"
+  [ -z "$(nm --defined-only "$lib/$stub" 2> /dev/null | awk '$2 == "T" && $3 !~ /^_(init|fini)$/')" ] || fail "$stub is not empty"
+done
+link go -ltransfer_engine -lbase -lasio -lstdc++ -lnuma -lglog -libverbs -lmlx5 -ljsoncpp -lmooncake_common -lm
+needed go | grep -x > /dev/null libtransfer_engine.so || fail "the Go line does not link the shared library"
+# The Rust crate: static, in the order of its build.rs; and its link group with TENT, which resolves to the shared one.
+link rust_static -Wl,-Bstatic -ltransfer_engine -lbase -lmooncake_common -Wl,-Bdynamic -lasio -lstdc++ -libverbs -lglog \
+  -lgflags -lpthread -ljsoncpp -lnuma -lcurl -lm
+needed rust_static | grep > /dev/null transfer_engine && fail "the static line needs the shared library"
+link rust_group -Wl,--start-group -ltransfer_engine -lbase -ltent -lmooncake_common -Wl,--end-group
+[ "$(needed rust_group | grep -c -e transfer_engine -e libtent)" = 1 ] || fail "the group loads the library twice: $(needed rust_group)"
+
+step "the archive"
+globals=$(nm --extern-only --defined-only "$lib/libtransfer_engine.a" | awk 'NF == 3 {print $3}' | sort)
+diff <(cat "$here"/../compat/exports/*.txt | sed 's/#.*//; s/[[:space:]]//g; /^$/d' | sort) <(echo "$globals") ||
+  fail "global symbols of the archive (>) are not those that are listed (<)"
+rustc --edition 2024 -D warnings "$here/consumer/static.rs" -L "$lib" -l static=transfer_engine -l static=base -o "$work/static_rs"
+"$work/static_rs" 2> "$work/static_rs.log" || { cat "$work/static_rs.log"; fail "a Rust program with the archive"; }
+gcc -static -std=c11 -D_GNU_SOURCE $warnings "$examples/ping.c" -I"$prefix/include" -L"$lib" -ltransfer_engine -lm -o "$work/all_static" 2> "$work/static.log" ||
+  { cat "$work/static.log"; fail "a wholly static program"; }
+"$work/all_static"
+
+step "packages under upstream's names"
+for name in transfer_engine TransferEngine; do
+  cmake -S "$here/consumer" -B "$work/cmake_$name" -DCMAKE_PREFIX_PATH="$prefix" -DPACKAGE=$name > "$work/cmake.log" || { cat "$work/cmake.log"; exit 1; }
+  cmake --build "$work/cmake_$name" --target ping_mooncake > "$work/build.log" || { cat "$work/build.log"; exit 1; }
+  "$work/cmake_$name/ping_mooncake"
+done
+
+step "programs that were built for somebody else's library"
+mkdir "$work/preload"
+"$here/preload/preload.sh" "$prefix" "$work/preload"
 
 step "valgrind"
 valgrind --quiet --error-exitcode=9 --leak-check=full --show-leak-kinds=definite,indirect,possible \

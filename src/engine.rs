@@ -6,14 +6,17 @@ mod core;
 mod directory;
 mod driver;
 mod errands;
+mod export;
 mod lane;
 mod lanes;
+mod map;
 mod notify;
 mod peer;
 mod piece;
 mod piece_log;
 mod progress;
 mod publish;
+mod report;
 #[cfg(any(test, feature = "cli"))]
 #[cfg(not(loom))]
 pub(crate) mod rig;
@@ -21,7 +24,9 @@ mod submit;
 mod work;
 
 pub use self::buffer::Buffer;
+pub use self::map::{Map, Place, WayTo};
 pub use self::piece_log::HEADER as PIECE_LOG_HEADER;
+pub use self::report::{BatchReport, RailShare, TaskReport};
 
 use self::batch::{Follow, TaskRef};
 use self::core::Core;
@@ -34,6 +39,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::RailEvent;
 use crate::id::{BatchId, SegmentId};
 use crate::memory::NewRegion;
+use crate::policy::{Intent, Policies};
 use crate::sched::spray;
 use crate::segment::{Permission, SegmentDesc};
 use crate::slice::{Op, Priority, TransportKind, TransportMask};
@@ -65,21 +71,53 @@ pub struct Request {
 pub struct RequestOptions {
     /// Transports that may carry it (a pin), within those that the engine allows.
     pub transports: TransportMask,
+    /// The transport to try first, where it reaches the peer; a wish and no pin.
+    pub first: Option<TransportKind>,
     /// Longest time from submit to the end; `None` = the engine's rule.
     pub timeout: Option<Duration>,
     /// Treat as urgent whatever its size.
     pub urgent: bool,
     /// Its class beside other requests to the same peer; within a class the earliest deadline is first.
     pub priority: Priority,
+    /// What it is for. Policies look at it, and without a timeout it says how long the request may take;
+    /// [`RequestOptions::with_intent`] sets what else goes with it.
+    pub intent: Intent,
+}
+
+impl RequestOptions {
+    /// These options with an intent, and the priority and urgency that go with it for `len` bytes.
+    #[must_use]
+    pub fn with_intent(self, intent: Intent, len: u64) -> Self {
+        Self {
+            intent,
+            priority: intent.priority().unwrap_or(self.priority),
+            urgent: self.urgent || intent.is_urgent(len),
+            ..self
+        }
+    }
+}
+
+/// Wishes that come with a submit.
+#[derive(Debug, Clone, Default)]
+pub struct Extras<'a> {
+    /// The policy that all its requests take, whatever its conditions; `None` = the first that matches.
+    pub policy: Option<&'a str>,
+    /// Keep times, reasons and the shares of rails for [`Engine::batch_report`].
+    pub report: bool,
+    /// What goes to a peer, once, when every task of the batch has completed, after the data is visible
+    /// there. A later one replaces it.
+    pub message: Option<(SegmentId, Notification)>,
 }
 
 impl Default for RequestOptions {
     fn default() -> Self {
         Self {
             transports: TransportMask::ALL,
+            first: None,
             timeout: None,
             urgent: false,
             priority: Priority::Medium,
+            intent: Intent::Unspecified,
         }
     }
 }
@@ -195,6 +233,14 @@ impl Engine {
     /// the name, within 5 s (etcd) or 3 s; `InvalidArgument`, `NotSupported`: no such store.
     pub fn new(config: Config) -> Result<Self> {
         Ok(Self { core: Core::new(config)? })
+    }
+
+    /// Whether the engine works.
+    ///
+    /// # Errors
+    /// `EngineDown`: it was shut down, had to stop, or belongs to the parent of a forked process.
+    pub fn check(&self) -> Result<()> {
+        self.core.check()
     }
 
     /// The name under which peers open this engine's segment (`host:port` under P2PHANDSHAKE, with a store
@@ -325,8 +371,21 @@ impl Engine {
     /// # Errors
     /// `InvalidArgument`: no bytes; `Memory`: the kernel gives none.
     pub fn allocate(&self, len: usize, location: &str) -> Result<usize> {
+        self.allocate_for(len, location, Permission::ReadWrite)
+    }
+
+    /// As [`Engine::allocate`], where peers may do what `permission` says.
+    ///
+    /// # Errors
+    /// As [`Engine::allocate`].
+    pub fn allocate_for(
+        &self,
+        len: usize,
+        location: &str,
+        permission: Permission,
+    ) -> Result<usize> {
         self.core.check()?;
-        let addr = self.core.own.regions.allocate(len, location)?;
+        let addr = self.core.own.regions.allocate_for(len, location, permission)?;
         self.core.publish();
         Ok(addr)
     }
@@ -358,11 +417,7 @@ impl Engine {
     /// `Stale`: no such batch; `TooManyRequests`: no room; `InvalidArgument`: wrapping range or unknown
     /// segment; `NotRegistered`: a local range; `NoTransport`: none that is allowed reaches the peer.
     pub fn submit(&self, batch: BatchId, requests: &[Request]) -> Result<()> {
-        let _entered = self.core.enter()?;
-        let batch = self.core.batches.get(batch)?;
-        let tasks = self.core.submit(&batch, requests)?;
-        self.core.launch(&tasks);
-        Ok(())
+        self.submit_with(batch, requests, Extras::default())
     }
 
     /// As [`Engine::submit`]; when every task of the batch has completed, `message` goes to the peer
@@ -377,13 +432,39 @@ impl Engine {
         to: SegmentId,
         message: Notification,
     ) -> Result<()> {
+        let extras = Extras { message: Some((to, message)), ..Extras::default() };
+        self.submit_with(batch, requests, extras)
+    }
+
+    /// As [`Engine::submit`], with wishes.
+    ///
+    /// # Errors
+    /// As [`Engine::submit`]; `InvalidArgument`: no policy of that name.
+    pub fn submit_with(
+        &self,
+        batch: BatchId,
+        requests: &[Request],
+        extras: Extras<'_>,
+    ) -> Result<()> {
         let _entered = self.core.enter()?;
         let batch = self.core.batches.get(batch)?;
-        self.core.directory.peer(to)?;
-        let tasks = self.core.submit(&batch, requests)?;
-        *lock(&batch.follow) = Some(Follow { to, message });
+        if let Some((to, _)) = &extras.message {
+            self.core.directory.peer(*to)?;
+        }
+        let tasks = self.core.submit(&batch, requests, &extras)?;
+        if let Some((to, message)) = extras.message {
+            *lock(&batch.follow) = Some(Follow { to, message });
+        }
         self.core.launch(&tasks);
         Ok(())
+    }
+
+    /// Replaces the policies; tasks that are submitted keep what they were given. What has no effect here is
+    /// logged.
+    pub fn set_policies(&self, policies: Policies) {
+        policies.warnings().iter().for_each(|line| log::warn!("{line}"));
+        let policies = (!policies.is_empty()).then(|| Arc::new(policies));
+        self.core.policies.store(policies);
     }
 
     /// Tasks submitted to the batch so far.
@@ -483,7 +564,16 @@ impl Engine {
         if self.core.check().is_err() {
             return Vec::new();
         }
-        self.core.inbox.take_all()
+        self.core.inbox.take(usize::MAX)
+    }
+
+    /// As [`Engine::take_notifications`], but at most `most`; the others wait for the next call.
+    ///
+    /// # Errors
+    /// `EngineDown`.
+    pub fn take_some_notifications(&self, most: usize) -> Result<Vec<Notification>> {
+        self.core.check()?;
+        Ok(self.core.inbox.take(most))
     }
 
     /// Asks a peer whether it is alive.

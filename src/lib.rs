@@ -4,7 +4,7 @@
 //! The map, top down (arrows between modules point down only; `tidy` checks it):
 //! - [`engine`]: the safe API; batches; lanes that make progress.
 //! - [`sched`]: pure decisions · [`control`]: the slow path · [`transport`]: moves slices.
-//! - [`slice`], [`segment`], [`topology`]: plain data · [`memory`]: registered regions.
+//! - [`policy`]: what the application wants of transports · [`slice`], [`segment`], [`topology`]: plain data · [`memory`]: registered regions.
 //! - [`error`], [`id`], [`time`], `sync`, [`config`]: the ground · [`sys`]: the operating system.
 
 pub mod config;
@@ -14,6 +14,7 @@ pub mod error;
 pub mod event;
 pub mod id;
 pub mod memory;
+pub mod policy;
 pub mod sched;
 pub mod segment;
 #[cfg(any(test, feature = "cli"))]
@@ -30,10 +31,10 @@ pub mod transport;
 
 pub use config::{Config, Metadata, Spray, StoreConfig};
 pub use engine::{
-    Buffer, Engine, Notification, RailStat, RegionSpec, Request, RequestOptions, TaskState,
-    TaskStatus,
+    BatchReport, Buffer, Engine, Extras, Notification, RailShare, RailStat, RegionSpec, Request,
+    RequestOptions, TaskReport, TaskState, TaskStatus,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use id::{BatchId, Incarnation, SegmentId};
 pub use segment::Permission;
-pub use slice::{Op, TransportKind, TransportMask};
+pub use slice::{Op, Priority, TransportKind, TransportMask};

@@ -291,6 +291,19 @@ impl Regions {
     /// # Errors
     /// `InvalidArgument` for no bytes, `Memory` when the host gives none; as [`Regions::register_batch`].
     pub fn allocate(&self, len: usize, location: &str) -> Result<usize> {
+        self.allocate_for(len, location, Permission::ReadWrite)
+    }
+
+    /// As [`Regions::allocate`], where peers may do what `permission` says.
+    ///
+    /// # Errors
+    /// As [`Regions::allocate`].
+    pub fn allocate_for(
+        &self,
+        len: usize,
+        location: &str,
+        permission: Permission,
+    ) -> Result<usize> {
         self.refuse_inherited()?;
         let rounded = len.checked_next_multiple_of(mem::page_len()).filter(|len| *len > 0);
         let len = rounded.ok_or_else(|| {
@@ -304,7 +317,7 @@ impl Regions {
         }
         let addr = memory.addr();
         lock(&self.allocations).insert(addr, Allocation { fd, memory });
-        let registered = self.register(addr, len, location, Permission::ReadWrite, None);
+        let registered = self.register(addr, len, location, permission, None);
         if registered.is_err() {
             lock(&self.allocations).remove(&addr);
         }

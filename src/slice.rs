@@ -70,6 +70,12 @@ impl TransportMask {
     pub fn with(self, kind: TransportKind) -> Self {
         Self(self.0 | 1 << kind as u8)
     }
+
+    /// The kinds that both sets hold.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
 }
 
 /// Urgent pieces have a lane of their own beside bulk ones (D3).

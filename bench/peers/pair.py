@@ -129,7 +129,10 @@ class Target:
     """The initiator's handle of its target."""
 
     def __init__(self, args):
-        command = [sys.executable, os.path.abspath(sys.argv[0]), "--role", "target"] + sys.argv[1:]
+        script = os.path.abspath(sys.argv[0])
+        if args.target:  # the other end is another peer's
+            script = os.path.join(os.path.dirname(script), args.target)
+        command = [sys.executable, script, "--role", "target"] + sys.argv[1:]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                                         preexec_fn=die_with_parent)
         self.channel = Channel(self.process.stdout, self.process.stdin)
@@ -361,6 +364,7 @@ def main(side_of):
     parser.add_argument("--ihost", default="127.0.0.1")
     parser.add_argument("--thost", default="127.0.0.1")
     parser.add_argument("--size", type=int, default=GB)
+    parser.add_argument("--target", help="script of the target, if it is of another kind that speaks the same")
     parser.add_argument("--xport", default="tcp", help="transport, where the peer is told by an argument")
     parser.add_argument("--wait", default="spin", help="spin or block, where the peer can do both")
     parser.add_argument("--threads", type=int, default=1, help="most threads that will call at a time")

@@ -3,6 +3,7 @@
 #
 #   bench/peers/run.sh [--quick]     few points, about a minute
 #   bench/peers/run.sh --full        every point and head of line, about half an hour
+#   bench/peers/run.sh --full --mixed   our pair, Mooncake's, and each towards the other, over TCP
 #   bench/peers/run.sh --limits      the machine's own bounds (memcpy, process_vm_*, loopback), a few minutes
 #   bench/peers/run.sh ARGS          anything sweep.py knows: --peers --points --ops --threads --hol ...
 #

@@ -29,11 +29,15 @@ PEERS = {
     "nixl-tcp-defaults": ("nixl_pair.py", [], {"UCX_TLS": "tcp"}),
     "nixl-shm-defaults": ("nixl_pair.py", [], {**NIXL_SHM, "NIXL_PTHR_DELAY_US": "0"}),
 }
+# mixed pairs: who asks, then who serves
+PEERS["tent-tcp-to-mooncake"] = ("tent_pair.py", ["--xport", "tcp", "--target", "mooncake_pair.py"], {})
+PEERS["mooncake-tcp-to-tent"] = ("mooncake_pair.py", ["--xport", "tcp", "--target", "tent_pair.py"], {})
 for transport in ("tcp", "cma", "shm"):
     PEERS["tent-" + transport] = ("tent_pair.py", ["--xport", transport], {})
     PEERS["tent-%s-block" % transport] = ("tent_pair.py", ["--xport", transport, "--wait", "block"], {})
 USUAL = ["mooncake-tcp", "nixl-tcp", "nixl-shm", "tent-tcp", "tent-cma", "tent-shm"]
-HOL = ["mooncake-tcp", "tent-tcp", "tent-cma", "tent-shm"]
+MIXED = ["mooncake-tcp", "tent-tcp", "tent-tcp-to-mooncake", "mooncake-tcp-to-tent"]
+HOL = [*MIXED, "tent-cma", "tent-shm"]
 FULL = [(block, batch) for batch in (1, 8, 64) for block in (4 * KB, 64 * KB, MB, 16 * MB, 64 * MB)]
 QUICK = [(4 * KB, 1), (64 * KB, 1), (MB, 1), (64 * MB, 1), (MB, 8), (4 * KB, 64)]
 # beyond the time that a command is meant to take; the largest batches take seconds
@@ -272,7 +276,8 @@ def options():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="few points, 2 repetitions of 0.2 s, small buffers")
     parser.add_argument("--full", action="store_true", help="every point, 5 repetitions of 0.5 s, head of line")
-    parser.add_argument("--peers", default=",".join(USUAL), help="of: " + ", ".join(PEERS))
+    parser.add_argument("--mixed", action="store_true", help="our pair, Mooncake's, and each towards the other, over TCP")
+    parser.add_argument("--peers", help="of: " + ", ".join(PEERS))
     parser.add_argument("--points", help="such as 4K:1,1M:8 (block:batch)")
     parser.add_argument("--ops", default="READ,WRITE")
     parser.add_argument("--threads", default="1", help="calling threads, such as 1,2")
@@ -287,7 +292,8 @@ def options():
     parser.add_argument("--log", required=True, help="folder for what the processes print")
     parser.add_argument("--note", default="", help="kept in the results: versions, for one")
     o = parser.parse_args()
-    o.peers, o.ops = o.peers.split(","), o.ops.split(",")
+    o.peers = o.peers.split(",") if o.peers else MIXED if o.mixed else USUAL
+    o.ops = o.ops.split(",")
     unknown = set(o.peers) - set(PEERS)
     if unknown:
         parser.error("no such peer: " + ", ".join(unknown))

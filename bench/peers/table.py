@@ -14,9 +14,15 @@ import sys
 # ours: its class, whom it is to beat there, and references of its class from other runs
 CLASSES = {
     "tent-tcp": ("tcp", ["mooncake-tcp", "nixl-tcp"], []),
+    "tent-tcp-to-mooncake": ("mixed, we ask", ["mooncake-tcp"], []),
+    "mooncake-tcp-to-tent": ("mixed, we serve", ["mooncake-tcp"], []),
     "tent-cma": ("same host, any memory", ["nixl-shm"], []),
     "tent-shm": ("same host, engine's memory", ["nixl-shm"], ["tent-upstream-shm"]),
 }
+# how many times Mooncake's GB/s our pair is to reach over TCP: the first that fits of (least block, least batch, ratio)
+WANTED = [(1 << 20, 1, 1.5), (4096, 64, 5), (4096, 8, 3), (4096, 1, 3)]
+# what the p99 of a small READ beside large transfers may be of Mooncake's
+WANTED_HOL = 0.1
 # a repetition beside which others used more of the cores than this says little
 CROWDED = 0.3
 # medians this close are equal: two runs of the same library differ by more
@@ -187,6 +193,29 @@ def beside_best(points):
         sum(b for _, b, _ in rows), len(rows), sum(o for _, _, o in rows)))
 
 
+def wanted(points, lines):
+    """Our pair over TCP against Mooncake's, and what it is to reach. Between 4 KiB and 1 MiB: ahead."""
+    rows = []
+    for key in sorted(points, key=lambda k: (k[2], k[1], k[0], k[3])):
+        op, batch, threads, block = key
+        ours, theirs = points[key].get("tent-tcp"), points[key].get("mooncake-tcp")
+        if not ours or not theirs or threads > 1:
+            continue
+        goal = next((r for least, b, r in WANTED if (block >= least if least > 4096 else block == least) and batch >= b), 1)
+        ratio = ratio_of(ours, theirs)
+        rows.append(["%s %s x %d" % (op, short(block), batch), ratio_text(ours, theirs), goal, "" if ratio >= goal else "**missed**"])
+    hol = {(line["mode"], line["background"], line["peer"]): line["p99_us"] for line in lines
+           if line["kind"] == "hol" and "error" not in line and line["background"]}
+    for (mode, background, peer), p99 in hol.items():
+        theirs = hol.get((mode, background, "mooncake-tcp"))
+        if peer == "tent-tcp" and theirs:
+            rows.append(["64K READ beside 64M %s (%s), p99" % (background, mode), "%.3f" % (p99 / theirs), "at most %g" % WANTED_HOL,
+                         "" if p99 <= WANTED_HOL * theirs else "**missed**"])
+    if rows:
+        print("### Our pair / Mooncake's over TCP, and what is wanted\n")
+        table(["point", "ratio", "wanted", ""], rows)
+
+
 def faults(lines):
     measured = [line for line in lines if line["kind"] == "point" and "error" not in line]
     wrong = [line for line in measured if line["wrong_bytes"]]
@@ -207,6 +236,7 @@ def main():
     starts(lines)
     faults(lines)
     print()
+    wanted(points, lines)
     beside_best(points)
 
 

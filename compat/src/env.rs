@@ -3,7 +3,7 @@
 //!
 //! As upstream does it, a value that makes no sense costs one warning and the default is used.
 
-mod store;
+pub(crate) mod store;
 
 use self::store::StoreVars;
 use crate::log::parse_level;

@@ -8,11 +8,11 @@
 use crate::text::invalid;
 use ::tent::{Engine, Error, ErrorKind, Result, TransportKind};
 use arc_swap::ArcSwapOption;
+use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::ops::Deref;
-use std::sync::Arc;
-use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 
 /// What a handle stands for.
 #[derive(Debug)]
@@ -72,8 +72,34 @@ pub(crate) fn with<R>(handle: *mut c_void, f: impl FnOnce(&Entry) -> Result<R>) 
     }
 }
 
+/// A handle for an engine that could not be made: every call with it answers with the reason. Give it back
+/// with [`destroy`].
+pub(crate) fn failed(why: &Error) -> *mut c_void {
+    let generation = GENERATIONS.fetch_add(1, Ordering::Relaxed) % (1 << GENERATION_BITS);
+    let handle = pack(FAILED_TAG, generation, 0);
+    let mut list = FAILED.lock().unwrap_or_else(PoisonError::into_inner);
+    if list.len() >= MAX_FAILED {
+        list.pop_front();
+    }
+    list.push_back((handle.addr(), why.to_string()));
+    handle
+}
+
+/// Why the engine of a [`failed`] handle could not be made.
+fn failure_of(handle: usize) -> Error {
+    let list = FAILED.lock().unwrap_or_else(PoisonError::into_inner);
+    let why = list.iter().find(|(h, _)| *h == handle).map_or("it was destroyed", |(_, why)| why);
+    Error::new(ErrorKind::EngineDown, format!("this engine could not be made: {why}"))
+}
+
 /// Ends the engine behind `handle`. Of any number of callers one does it, the others get an error.
 pub(crate) fn destroy(handle: *mut c_void) -> Result<()> {
+    if handle.addr() >> TAG_SHIFT == FAILED_TAG {
+        let mut list = FAILED.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = list.len();
+        list.retain(|(h, _)| *h != handle.addr());
+        return (list.len() < known).then_some(()).ok_or_else(stale);
+    }
     let (generation, index) = unpack(handle)?;
     end(&SLOTS[index], |entry| entry.generation == generation).then_some(()).ok_or_else(stale)
 }
@@ -139,6 +165,9 @@ fn unpack(handle: *mut c_void) -> Result<(u64, usize)> {
     if value == 0 {
         return Err(invalid("the engine is NULL"));
     }
+    if value >> TAG_SHIFT == FAILED_TAG {
+        return Err(failure_of(value));
+    }
     if value >> TAG_SHIFT != ENGINE_TAG {
         return Err(invalid(format!("{value:#x} is no engine of this library")));
     }
@@ -163,12 +192,18 @@ const TAG_SHIFT: u32 = 48;
 /// Top bits that no address in user space has: a handle is never mistaken for a pointer nor a pointer for
 /// a handle, and it is never small (Go's runtime stops at "pointers" below 4096).
 const ENGINE_TAG: usize = 0x7e47;
+/// The same for engines that could not be made.
+const FAILED_TAG: usize = 0x7e48;
+/// Engines that could not be made, and whose reason is kept until they are destroyed; the oldest goes first.
+const MAX_FAILED: usize = 64;
 /// The same for transports; the kind is added.
 const TRANSPORT_TAG: usize = 0x7e50;
 const _: () = assert!(usize::BITS == 64, "handles need 64 bits");
 
 static SLOTS: [ArcSwapOption<Entry>; SLOT_COUNT] =
     [const { ArcSwapOption::const_empty() }; SLOT_COUNT];
+/// The handles of engines that could not be made, with the reasons.
+static FAILED: Mutex<VecDeque<(usize, String)>> = Mutex::new(VecDeque::new());
 /// The next generation; starts at 1.
 static GENERATIONS: AtomicU64 = AtomicU64::new(1);
 /// Forks between the process that loaded the library and this one.
@@ -193,6 +228,16 @@ mod tests {
         // the right form, but nobody ever got it
         assert_eq!(kind_of(pack(ENGINE_TAG, 1 << 39, 3).addr()), ErrorKind::Stale);
         assert!(destroy(std::ptr::null_mut()).is_err());
+    }
+
+    #[test]
+    fn an_engine_that_could_not_be_made_says_why_until_it_is_destroyed() {
+        let handle = failed(&invalid("the moon is full"));
+        assert!(!handle.is_null());
+        let text = with(handle, |_| Ok(())).unwrap_err().to_string();
+        assert!(text.ends_with("the moon is full"), "{text}");
+        destroy(handle).unwrap();
+        assert!(destroy(handle).is_err() && with(handle, |_| Ok(())).is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! `Status::Code`). Which function uses which is upstream's accident and kept.
 
 use ::tent::{BatchId, ErrorKind, SegmentId};
-use std::ffi::{c_char, c_int};
+use std::ffi::{c_char, c_int, c_void};
 
 /// A return type of the C API: how success and failure look in it.
 pub trait Convention: Sized {
@@ -147,6 +147,36 @@ impl<T> Convention for NullOnError<T> {
     type Value = *mut T;
     fn success(pointer: *mut T) -> Self {
         Self(pointer)
+    }
+    fn failure(_: ErrorKind) -> Self {
+        Self(std::ptr::null_mut())
+    }
+}
+
+/// `tent_available`: 1 or 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct YesOrNo(c_int);
+
+impl Convention for YesOrNo {
+    type Value = ();
+    fn success((): ()) -> Self {
+        Self(1)
+    }
+    fn failure(_: ErrorKind) -> Self {
+        Self(0)
+    }
+}
+
+/// `tent_create_engine`: a handle also for an engine that could not be made; NULL only after a defect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct TentEngine(*mut c_void);
+
+impl Convention for TentEngine {
+    type Value = *mut c_void;
+    fn success(handle: *mut c_void) -> Self {
+        Self(handle)
     }
     fn failure(_: ErrorKind) -> Self {
         Self(std::ptr::null_mut())

@@ -83,6 +83,52 @@ pub(crate) fn field<const N: usize>(text: &str) -> [c_char; N] {
     field
 }
 
+/// As [`field`] for any bytes, up to the first NUL; whether they were cut.
+pub(crate) fn bytes_field<const N: usize>(bytes: &[u8]) -> ([c_char; N], bool) {
+    let mut field = [0; N];
+    let len = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
+    let room = N.saturating_sub(1);
+    for (to, from) in field.iter_mut().zip(&bytes[..len.min(room)]) {
+        *to = from.cast_signed();
+    }
+    (field, len > room)
+}
+
+/// The text in a fixed field of a C struct. `what` names it in the error.
+pub(crate) fn from_field<const N: usize>(field: &[c_char; N], what: &str) -> Result<String> {
+    let end = field.iter().position(|&c| c == 0);
+    let end = end.ok_or_else(|| invalid(format!("{what} is not terminated in its {N} bytes")))?;
+    let bytes = field[..end].iter().map(|c| c.cast_unsigned()).collect();
+    String::from_utf8(bytes).map_err(|_| invalid(format!("{what} is not UTF-8")))
+}
+
+/// Gives a list as far as there is room: in `*count` comes the capacity of `to`, out of it the length of
+/// `values`.
+///
+/// # Safety
+/// `to` has room for `*count` values, or is NULL with `*count` 0; `count` is valid.
+pub(crate) unsafe fn list<T: Copy>(
+    to: *mut T,
+    count: NonNull<usize>,
+    values: &[T],
+    what: &str,
+) -> Result<()> {
+    // SAFETY: this function's contract.
+    let capacity = unsafe { count.read() };
+    if to.is_null() && capacity > 0 {
+        return Err(invalid(format!("{what} is NULL, yet its count is {capacity}")));
+    }
+    for (index, value) in values.iter().take(capacity).enumerate() {
+        // SAFETY: `index` is below the capacity (this function's contract).
+        let place = unsafe { to.add(index) };
+        // SAFETY: as above.
+        unsafe { place.write(*value) };
+    }
+    // SAFETY: this function's contract.
+    unsafe { count.write(values.len()) };
+    Ok(())
+}
+
 /// A copy of `bytes` up to the first NUL, as a C string from malloc.
 pub(crate) fn malloc_string(bytes: &[u8]) -> Result<NonNull<c_char>> {
     let len = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());

@@ -3,6 +3,7 @@
 
 use crate::engine::peer::Peer;
 use crate::engine::progress::{Progress, Stop};
+use crate::engine::report::{Marks, Shares};
 use crate::engine::{Notification, TaskState, TaskStatus};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{BatchId, SegmentId};
@@ -29,6 +30,8 @@ pub(super) struct Spec {
     pub(super) peer: Arc<Peer>,
     /// Transports that may carry it.
     pub(super) allowed: TransportMask,
+    /// The one to try first.
+    pub(super) first: Option<TransportKind>,
     /// The way that the plan chose; set before the task is queued.
     pub(super) route: OnceLock<Route>,
     pub(super) deadline: Instant,
@@ -62,6 +65,7 @@ impl Route {
 pub(super) struct Task {
     pub(super) spec: Spec,
     pub(super) progress: Progress,
+    pub(super) marks: Marks,
 }
 
 /// A task by its batch, so that it lives as long as anybody works on it.
@@ -123,10 +127,14 @@ impl TaskRef {
 
     /// Stops the task; the first text of the batch is kept for the caller.
     pub(super) fn stop(&self, why: Stop, text: impl FnOnce() -> String) {
+        let marks = &self.task().marks;
         if self.task().progress.stopped().is_none() {
             let mut failure = lock(&self.batch.failure);
             if failure.is_empty() {
                 *failure = text();
+                marks.stopped(&failure);
+            } else if marks.wants_reason() {
+                marks.stopped(&text());
             }
         }
         if self.task().progress.stop(why) {
@@ -174,6 +182,8 @@ pub(super) struct Batch {
     gate: Mutex<()>,
     wake: Condvar,
     event: OnceLock<EventFd>,
+    /// Bytes by rail, if a submit asked for them.
+    shares: OnceLock<Shares>,
     on_end: Arc<dyn OnEnd>,
 }
 
@@ -195,6 +205,7 @@ impl Batch {
             gate: Mutex::new(()),
             wake: Condvar::new(),
             event: OnceLock::new(),
+            shares: OnceLock::new(),
             on_end,
         }
     }
@@ -242,6 +253,7 @@ impl Batch {
         if self.unsettled.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.send_follow();
         }
+        task.marks.ended();
         task.progress.settle();
         if self.unfinished.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.all_ended();
@@ -324,6 +336,15 @@ impl Batch {
             }
         }
         Ok(self.event.get().map_or(-1, EventFd::fd))
+    }
+
+    /// From now on it is counted which rail brings what.
+    pub(super) fn count_shares(&self) {
+        self.shares.get_or_init(Shares::default);
+    }
+
+    pub(super) fn shares(&self) -> Option<&Shares> {
+        self.shares.get()
     }
 
     pub(super) fn has_event(&self) -> bool {

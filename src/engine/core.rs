@@ -19,6 +19,7 @@ use crate::engine::publish::Publisher;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Incarnation;
 use crate::memory::{Regions, link};
+use crate::policy::Policies;
 use crate::segment::HostIdentity;
 use crate::sync::{lock, read, write};
 use crate::sys::host;
@@ -28,6 +29,7 @@ use crate::transport::cma::CmaTransport;
 use crate::transport::local::LocalTransport;
 use crate::transport::shm::ShmTransport;
 use crate::transport::tcp::{TcpShared, TcpTransport};
+use arc_swap::ArcSwapOption;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock, RwLockReadGuard, Weak};
@@ -139,6 +141,8 @@ pub(super) struct Core {
     pub(super) on_end: Arc<dyn OnEnd>,
     /// None under P2PHANDSHAKE.
     publisher: Option<Arc<Publisher>>,
+    /// Which transports a request may take; none says that any may.
+    pub(super) policies: ArcSwapOption<Policies>,
     server: Arc<Server>,
     panicked: Arc<AtomicBool>,
     down: AtomicBool,
@@ -166,17 +170,12 @@ impl Core {
         let finder = finder(&config)?;
         let name = segment_name(&config, rpc_port);
         let lanes = Arc::new(Lanes::new(&config, identity.net_ns, &identity.boot_id));
-        let own = Arc::new(Own::new(
-            &config,
-            name,
-            (rpc_port, data_port),
-            identity,
-            Arc::clone(&regions),
-        ));
+        let ports = (rpc_port, data_port);
+        let own = Arc::new(Own::new(&config, name, ports, identity, Arc::clone(&regions)));
         let panicked = Arc::new(AtomicBool::new(false));
         lanes.set(make_lanes(&config, &lanes, &regions, data, &panicked)?);
-        let count = lanes.net + lanes.copy;
-        let directory = Directory::new(Arc::clone(&own), &config, count, finder.clone());
+        let directory =
+            Directory::new(Arc::clone(&own), &config, lanes.net + lanes.copy, finder.clone());
         let directory = Arc::new(directory);
         let inbox = Arc::new(Inbox::default());
         let errands = Errands::new(
@@ -219,6 +218,7 @@ impl Core {
             clock,
             on_end,
             publisher,
+            policies: ArcSwapOption::empty(),
             server,
             panicked,
             down: AtomicBool::new(false),

@@ -193,11 +193,28 @@ impl Directory {
         if let Some(id) = read(&self.table).names.get(name) {
             return Ok(SegmentId(*id));
         }
-        if name.is_empty() || name.len() > MAX_NAME {
-            let text = format!("a segment name has 1 to {MAX_NAME} bytes");
-            return Err(Error::new(ErrorKind::InvalidArgument, text));
+        check_name(name)?;
+        self.add(name, self.fetch(name)?)
+    }
+
+    /// Opens a segment whose description came by another way.
+    pub(super) fn import(&self, desc: SegmentDesc) -> Result<SegmentId> {
+        let name = desc.name.clone();
+        let known = read(&self.table).names.get(&name).copied();
+        if let Some(id) = known {
+            let peer = self.peer(SegmentId(id))?;
+            let life = |d: &SegmentDesc| d.tent.as_ref().map(|t| t.incarnation);
+            if id != 0 && life(&peer.desc()) != life(&desc) {
+                // which of the two is older cannot be seen: the next submit asks
+                peer.mark_stale();
+            }
+            return Ok(SegmentId(id));
         }
-        let desc = self.fetch(name)?;
+        check_name(&name)?;
+        self.add(&name, desc)
+    }
+
+    fn add(&self, name: &str, desc: SegmentDesc) -> Result<SegmentId> {
         let link = self.link(name, &desc);
         let mut table = write(&self.table);
         if let Some(id) = table.names.get(name) {
@@ -333,6 +350,14 @@ impl Directory {
             }
         }
     }
+}
+
+fn check_name(name: &str) -> Result<()> {
+    if (1..=MAX_NAME).contains(&name.len()) {
+        return Ok(());
+    }
+    let text = format!("a segment name has 1 to {MAX_NAME} bytes");
+    Err(Error::new(ErrorKind::InvalidArgument, text))
 }
 
 /// One loud line per process: a peer on this host is reached over TCP, many times slower.

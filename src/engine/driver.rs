@@ -163,6 +163,8 @@ pub(super) struct Driver {
     wake_by: Instant,
     /// When it looked last.
     watched: Instant,
+    /// When work was last left waiting by the rails of this lane.
+    left: Option<Instant>,
 }
 
 impl Driver {
@@ -201,6 +203,7 @@ impl Driver {
             watch_at: Instant::NEVER,
             wake_by: Instant::NEVER,
             watched: Instant::default(),
+            left: None,
         }
     }
 
@@ -244,6 +247,9 @@ impl Driver {
         if !self.copies {
             // what is due and cannot be done yet would keep the lane from sleeping
             self.watch_at = self.next_watch().max(self.watched.after(WATCH_EVERY));
+            // what was left to the rails of other lanes may be for ours after all, when those stall (I9)
+            let again = self.left.map_or(Instant::NEVER, |at| at.after(WATCH_FIRST));
+            self.watch_at = self.watch_at.min(again);
             self.wake_by = self.watch_at;
             return self.watch_at;
         }
@@ -361,6 +367,7 @@ impl Driver {
     fn pull(&mut self, now: Instant) -> bool {
         let mut moved = false;
         let mut at = 0;
+        self.left = None;
         while let Some(id) = self.active.get(at).copied() {
             self.renew_rails(id, now);
             let Some(entry) = self.peer(id) else {
@@ -375,6 +382,7 @@ impl Driver {
                 moved |= self.spray(&peer, now);
                 if !peer.work.is_empty() {
                     // no rail is up, or all are full: nobody may come by to look again
+                    self.left = Some(now);
                     self.watch_at = self.watch_at.min(now.after(WATCH_FIRST));
                 }
                 if let Some(entry) = self.peer_mut(id) {
@@ -430,7 +438,10 @@ impl Driver {
         }
         let mut ops = std::mem::take(&mut self.ops);
         ops.clear();
-        ops.extend(self.claimed.iter().enumerate().map(|(at, p)| slice_op(p, self.token(at))));
+        for (at, piece) in self.claimed.iter().enumerate() {
+            piece.task.task().marks.begins();
+            ops.push(slice_op(piece, self.token(at)));
+        }
         let Some(rail) = self.rails[number as usize].as_mut() else {
             self.claimed.drain(..).for_each(Piece::lost);
             return false;
@@ -447,6 +458,7 @@ impl Driver {
             self.watch_at = self.watch_at.min(now.after(WATCH_FIRST));
         }
         for piece in self.claimed.drain(..) {
+            piece.task.task().marks.posted();
             let op = piece.task.task().spec.op;
             let flow = &mut rail.flows[op as usize];
             let attempt = Attempt { rail: number, op, posted: now, ahead: flow.in_flight, piece };
@@ -507,7 +519,8 @@ impl Driver {
                 if !piece.is_alone() {
                     self.cancel_twins(&piece);
                 }
-                piece.landed();
+                let rail = self.rails.get(rail as usize).and_then(Option::as_ref);
+                piece.landed(rail.map(|r| &r.figures));
             }
             Some(SliceFault::RailLost) => self.retry(rail, piece),
             Some(fault) => {
@@ -587,6 +600,7 @@ impl Driver {
             r.figures.retried.fetch_add(1, Ordering::Relaxed);
             r.figures.retried_bytes.fetch_add(piece.len, Ordering::Relaxed);
         }
+        piece.task.task().marks.retried();
         if piece.is_poison() {
             let name = self.rail_name(rail);
             piece.task.stop(Stop::Fail, || format!("every rail broke on it, {name} last"));

@@ -43,10 +43,16 @@ impl Inbox {
         true
     }
 
-    pub(super) fn take_all(&self) -> Vec<Notification> {
+    /// The oldest messages, at most `most`.
+    pub(super) fn take(&self, most: usize) -> Vec<Notification> {
         let mut state = lock(&self.0);
-        state.bytes = 0;
-        std::mem::take(&mut state.waiting).into()
+        if most >= state.waiting.len() {
+            state.bytes = 0;
+            return std::mem::take(&mut state.waiting).into();
+        }
+        let taken: Vec<Notification> = state.waiting.drain(..most).collect();
+        state.bytes -= taken.iter().map(|n| n.name.len() + n.message.len()).sum::<usize>();
+        taken
     }
 }
 
@@ -76,11 +82,27 @@ mod tests {
         {
             assert!(inbox.take_in(n));
         }
-        let texts: Vec<_> = inbox.take_all().into_iter().map(|n| n.message).collect();
+        let texts: Vec<_> = inbox.take(usize::MAX).into_iter().map(|n| n.message).collect();
         assert_eq!(texts, [b"a", b"x", b"b"]);
-        assert!(inbox.take_all().is_empty());
+        assert!(inbox.take(usize::MAX).is_empty());
         let upstream = Notify { name: vec![], message: vec![0, 255], origin: None };
         assert!(inbox.take_in(upstream.clone()) && inbox.take_in(upstream));
-        assert_eq!(inbox.take_all().len(), 2);
+        assert_eq!(inbox.take(usize::MAX).len(), 2);
+    }
+
+    #[test]
+    fn a_part_is_taken_from_the_front_and_the_account_stays_right() {
+        let inbox = Inbox::default();
+        for text in ["a", "bb", "ccc"] {
+            let message = text.as_bytes().to_vec();
+            assert!(inbox.take_in(Notify { name: vec![], message, origin: None }));
+        }
+        let texts = |taken: Vec<Notification>| -> Vec<_> {
+            taken.into_iter().map(|n| n.message.len()).collect()
+        };
+        assert_eq!(texts(inbox.take(2)), [1, 2]);
+        assert_eq!(lock(&inbox.0).bytes, 3);
+        assert_eq!(texts(inbox.take(2)), [3]);
+        assert_eq!(lock(&inbox.0).bytes, 0);
     }
 }

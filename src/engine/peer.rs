@@ -7,7 +7,7 @@ use crate::memory::{NO_SLOT, Regions};
 use crate::sched::health::State;
 use crate::sched::meter::Meter;
 use crate::sched::plan::Reach;
-use crate::sched::spray::RailView;
+use crate::sched::spray::{self, RailView};
 use crate::segment::{Access, SegmentDesc};
 use crate::slice::{Op, TransportKind, TransportMask};
 use crate::sync::{lock, read, write};
@@ -134,10 +134,11 @@ impl RailFigures {
     pub(super) fn view(&self, op: Op, lane: usize, now: Instant) -> RailView {
         let flow = &self.flows[op as usize];
         let used = Instant(flow.used.load(Ordering::Relaxed));
+        let (rtt, in_flight) = (flow.rtt(), flow.in_flight.load(Ordering::Relaxed));
         RailView {
-            rate: flow.rate(),
-            rtt: flow.rtt(),
-            in_flight: flow.in_flight.load(Ordering::Relaxed),
+            rate: spray::rate_by_now(flow.rate(), rtt, in_flight, now.since(used)),
+            rtt,
+            in_flight,
             cap: flow.cap.load(Ordering::Relaxed),
             tier: self.tier,
             stale: now.since(used) > STALE,

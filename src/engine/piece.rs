@@ -2,6 +2,7 @@
 //! to land counts. The task ends when all of them are over (I3).
 
 use crate::engine::batch::TaskRef;
+use crate::engine::peer::RailFigures;
 use crate::slice::Class;
 use crate::sync::{AtomicU32, Ordering};
 use std::sync::Arc;
@@ -23,10 +24,15 @@ impl Piece {
         Self { task, offset, len, tries: 0, twin: None }
     }
 
-    /// It has landed. Only the first of several attempts counts (I2).
-    pub(super) fn landed(self) {
+    /// It has landed, by a rail. Only the first of several attempts counts (I2).
+    pub(super) fn landed(self, rail: Option<&Arc<RailFigures>>) {
         match self.twin.as_ref().map_or(End::Counts, |t| t.landed()) {
-            End::Counts => self.task.piece_over(self.len, true),
+            End::Counts => {
+                if let (Some(shares), Some(rail)) = (self.task.batch.shares(), rail) {
+                    shares.add(rail, self.len);
+                }
+                self.task.piece_over(self.len, true);
+            }
             End::Spare => self.task.release(),
         }
     }

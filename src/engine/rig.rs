@@ -10,6 +10,7 @@ use crate::engine::driver::{Driver, RailMaker, RailSpec, limits};
 use crate::engine::lane::LaneShared;
 use crate::engine::peer::{Link, Peer, RailFigures};
 use crate::engine::progress::{Progress, Stop};
+use crate::engine::report::Marks;
 use crate::engine::submit::{Way, route};
 use crate::error::Result;
 use crate::event::{EventLog, RailEvent};
@@ -213,12 +214,13 @@ impl Rig {
             len: wish.len,
             peer: Arc::clone(&self.peers[wish.peer]),
             allowed: TransportMask::ALL,
+            first: None,
             route: OnceLock::new(),
             deadline: now.after(wish.timeout),
             due: now.after(wish.timeout),
             pin: Mutex::new(None),
         };
-        Task { spec, progress: Progress::new(wish.len) }
+        Task { spec, progress: Progress::new(wish.len), marks: Marks::default() }
     }
 
     /// Gives a task up, as `Engine::cancel` does.
@@ -309,8 +311,8 @@ impl Rig {
     }
 
     /// Bytes in one direction at which a rail stops to claim (I5).
-    pub(crate) fn window(&self, rail: &RigFigures, op: Op) -> u64 {
-        spray::window(&rail.0.view(op, rail.0.lane, Instant::NEVER), &self.limits)
+    pub(crate) fn window(&self, rail: &RigFigures, op: Op, now: Instant) -> u64 {
+        spray::window(&rail.0.view(op, rail.0.lane, now), &self.limits)
     }
 
     /// What has happened to rails after event number `seq`.

@@ -4,12 +4,15 @@
 use crate::engine::batch::{Batch, Route, Spec, Task, TaskRef, TaskRefs};
 use crate::engine::core::Core;
 use crate::engine::lanes::{Family, Lanes};
-use crate::engine::peer::Peer;
+use crate::engine::peer::{Link, Peer};
 use crate::engine::progress::{LEN_MAX, Progress};
-use crate::engine::{Request, RequestOptions, TaskStatus};
+use crate::engine::report::Marks;
+use crate::engine::{Extras, Request, RequestOptions, TaskStatus};
 use crate::error::{Error, ErrorKind, Result};
+use crate::memory::Pin;
+use crate::policy::{Choice, Facts, Policies};
 use crate::sched::plan;
-use crate::slice::{Class, Op, Priority, TransportMask};
+use crate::slice::{Class, Op, Priority, TransportKind, TransportMask};
 use crate::sync::lock;
 use crate::time::Instant;
 use smallvec::SmallVec;
@@ -27,16 +30,33 @@ pub(super) enum Way {
     None,
 }
 
-/// Plans a task from what is known of its peer.
-pub(super) fn route(spec: &Spec, now: Instant) -> Way {
-    way(&spec.peer, spec.remote, spec.len, spec.allowed, now)
+/// What the policies have to say to a submit.
+enum Rules {
+    Free,
+    Named(Choice),
+    Match(Arc<Policies>),
 }
 
-fn way(peer: &Peer, remote: u64, len: u64, allowed: TransportMask, now: Instant) -> Way {
-    let Some((access, reach)) = peer.reach(remote, len) else { return Way::Unknown };
+/// Plans a task from what is known of its peer.
+pub(super) fn route(spec: &Spec, now: Instant) -> Way {
+    way(&spec.peer, (spec.remote, spec.len), (spec.allowed, spec.first), now)
+}
+
+/// The way to a range in the peer, for a task that may go by some transports and would like one of them.
+fn way(
+    peer: &Peer,
+    range: (u64, u64),
+    wish: (TransportMask, Option<TransportKind>),
+    now: Instant,
+) -> Way {
+    let (allowed, first) = wish;
+    let Some((access, reach)) = peer.reach(range.0, range.1) else { return Way::Unknown };
+    let usable = peer.usable(allowed, now);
     // one that was lost just now is better than none
-    let kind =
-        plan::choose(reach, peer.usable(allowed, now)).or_else(|| plan::choose(reach, allowed));
+    let kind = first
+        .and_then(|first| plan::choose(reach, usable.and(TransportMask::only(first))))
+        .or_else(|| plan::choose(reach, usable))
+        .or_else(|| plan::choose(reach, allowed));
     kind.map_or(Way::None, |kind| Way::By(Route::new(kind, access)))
 }
 
@@ -96,7 +116,13 @@ fn begin(lanes: &Lanes, peer: &Arc<Peer>, family: Family, tasks: &[TaskRef], now
 }
 
 impl Core {
-    pub(super) fn submit(&self, batch: &Arc<Batch>, requests: &[Request]) -> Result<TaskRefs> {
+    pub(super) fn submit(
+        &self,
+        batch: &Arc<Batch>,
+        requests: &[Request],
+        extras: &Extras<'_>,
+    ) -> Result<TaskRefs> {
+        let rules = self.rules(extras)?;
         let _one = lock(&batch.submit);
         if requests.len() > batch.room() {
             let text = format!(
@@ -115,16 +141,25 @@ impl Core {
                 _ => self.directory.peer(request.segment)?,
             };
             last = Some((request.segment.0, Arc::clone(&peer)));
-            tasks.push(self.task(request, peer, now)?);
+            tasks.push(self.task(request, peer, &rules, extras, now)?);
+        }
+        if extras.report {
+            batch.count_shares();
         }
         batch.rearm();
         Ok(batch.push(tasks))
     }
 
     /// Checks one request and makes it a task, planned if its way is known.
-    fn task(&self, request: &Request, peer: Arc<Peer>, now: Instant) -> Result<Task> {
+    fn task(
+        &self,
+        request: &Request,
+        peer: Arc<Peer>,
+        rules: &Rules,
+        extras: &Extras<'_>,
+        now: Instant,
+    ) -> Result<Task> {
         let (len, local, remote) = (request.len, request.local, request.remote);
-        let allowed = TransportMask(request.options.transports.0 & self.config.transports.0);
         let pin = (len > 0).then(|| self.own.regions.pin_local(local, len)).flatten();
         if len > 0 && pin.is_none() {
             let text = format!("{local:#x}+{len} is not inside one registered region");
@@ -134,9 +169,11 @@ impl Core {
             let text = format!("{len} bytes in one request: at most {LEN_MAX}");
             return Err(Error::new(ErrorKind::InvalidArgument, text));
         }
+        let pinned = pin.as_ref().map_or("*", Pin::location);
+        let (allowed, first) = self.choose(rules, request, &peer, pinned);
         let route = OnceLock::new();
         if len > 0 && !peer.is_stale() {
-            match way(&peer, remote, len, allowed, now) {
+            match way(&peer, (remote, len), (allowed, first), now) {
                 Way::By(way) => {
                     route.set(way).ok();
                 }
@@ -147,12 +184,13 @@ impl Core {
                 }
             }
         }
-        let RequestOptions { priority, urgent, timeout, .. } = request.options;
+        let RequestOptions { priority, urgent, timeout, intent, .. } = request.options;
         let small = len <= self.config.urgent_below && priority != Priority::Low;
-        let due = now.after(timeout.unwrap_or(self.config.task_timeout));
+        let rule = self.config.task_timeout.saturating_mul(intent.patience());
+        let due = now.after(timeout.unwrap_or(rule));
         let timeout = timeout.unwrap_or_else(|| {
             // large transfers get the time that a slow network needs
-            self.config.task_timeout.saturating_add(Duration::from_micros(len / BYTES_PER_US))
+            rule.saturating_add(Duration::from_micros(len / BYTES_PER_US))
         });
         let spec = Spec {
             op: request.op,
@@ -163,12 +201,70 @@ impl Core {
             len,
             peer,
             allowed,
+            first,
             route,
             deadline: now.after(timeout),
             due,
             pin: Mutex::new(pin),
         };
-        Ok(Task { spec, progress: Progress::new(len) })
+        let marks = if extras.report { Marks::timed(now) } else { Marks::default() };
+        Ok(Task { spec, progress: Progress::new(len), marks })
+    }
+
+    fn rules(&self, extras: &Extras<'_>) -> Result<Rules> {
+        let rules = self.policies.load_full();
+        let Some(name) = extras.policy else {
+            return Ok(rules.map_or(Rules::Free, Rules::Match));
+        };
+        rules.unwrap_or_default().named(name).map(Rules::Named)
+    }
+
+    /// The transports that may carry a request, and the one to try first.
+    fn choose(
+        &self,
+        rules: &Rules,
+        request: &Request,
+        peer: &Peer,
+        local: &str,
+    ) -> (TransportMask, Option<TransportKind>) {
+        let options = &request.options;
+        let allowed = options.transports.and(self.config.transports);
+        let choice = match rules {
+            Rules::Free => return (allowed, options.first),
+            Rules::Named(choice) => *choice,
+            Rules::Match(policies) => {
+                let (same_machine, desc) = (self.is_near(peer), peer.desc());
+                let buffer = desc.buffer_of(request.remote, request.len);
+                // upstream writes something else in the place of the location
+                let buffer = buffer.filter(|(_, b)| b.access.is_some());
+                policies.choose(&Facts {
+                    priority: options.priority,
+                    intent: options.intent,
+                    len: request.len,
+                    same_machine,
+                    local,
+                    remote: buffer.map_or("*", |(_, b)| &b.location),
+                })
+            }
+        };
+        let mask = allowed.and(choice.transports);
+        match options.first.filter(|first| allowed.has(*first)) {
+            // what the request itself asks for goes before the rule
+            Some(first) => (mask.with(first), Some(first)),
+            None => (mask, choice.first),
+        }
+    }
+
+    /// Whether the peer is on this host.
+    fn is_near(&self, peer: &Peer) -> bool {
+        match peer.link() {
+            Link::Process(_) | Link::Host(_) => true,
+            Link::Upstream(ip) => ip.is_loopback(),
+            Link::Remote => {
+                let desc = peer.desc();
+                desc.tent.as_ref().is_some_and(|t| t.host.boot_id == self.own.identity.boot_id)
+            }
+        }
     }
 
     /// Gets freshly appended tasks going.

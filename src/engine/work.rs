@@ -23,18 +23,27 @@ pub(super) struct Offer {
     pub(super) queued: u64,
 }
 
+/// A task that waits, and how many of its bytes are in the account of what waits.
+#[derive(Debug)]
+struct Entry {
+    task: TaskRef,
+    rest: u64,
+}
+
+type Line = VecDeque<Entry>;
+
 #[derive(Debug, Default)]
 struct Queues {
     returned: VecDeque<Piece>,
-    urgent: VecDeque<TaskRef>,
+    urgent: Line,
     /// By [`Priority`]; each by [`Spec::due`](crate::engine::batch::Spec).
-    bulk: [VecDeque<TaskRef>; 3],
+    bulk: [Line; 3],
     /// Claims of bulk work while several priorities waited.
     turns: u32,
 }
 
 impl Queues {
-    fn line(&mut self, spec: &Spec) -> &mut VecDeque<TaskRef> {
+    fn line(&mut self, spec: &Spec) -> &mut Line {
         match spec.class {
             Class::Urgent => &mut self.urgent,
             Class::Bulk => &mut self.bulk[spec.priority as usize],
@@ -45,13 +54,14 @@ impl Queues {
     fn insert(&mut self, task: TaskRef) {
         let spec = &task.task().spec;
         let (due, line) = (spec.due, self.line(spec));
-        let due_of = |task: &TaskRef| task.task().spec.due;
-        if line.back().is_none_or(|last| due_of(last) <= due) {
-            line.push_back(task);
+        let due_of = |entry: &Entry| entry.task.task().spec.due;
+        let at = if line.back().is_none_or(|last| due_of(last) <= due) {
+            line.len()
         } else {
-            let at = line.partition_point(|other| due_of(other) <= due);
-            line.insert(at, task);
-        }
+            line.partition_point(|other| due_of(other) <= due)
+        };
+        let rest = task.task().spec.len;
+        line.insert(at, Entry { task, rest });
     }
 
     /// Whether the lowest class of bulk work is to come first for once.
@@ -61,11 +71,11 @@ impl Queues {
         several && self.turns.is_multiple_of(LOW_TURN)
     }
 
-    fn lines(&self) -> impl Iterator<Item = &VecDeque<TaskRef>> {
+    fn lines(&self) -> impl Iterator<Item = &Line> {
         std::iter::once(&self.urgent).chain(&self.bulk)
     }
 
-    fn lines_mut(&mut self) -> impl Iterator<Item = &mut VecDeque<TaskRef>> {
+    fn lines_mut(&mut self) -> impl Iterator<Item = &mut Line> {
         std::iter::once(&mut self.urgent).chain(&mut self.bulk)
     }
 }
@@ -76,8 +86,8 @@ pub(super) struct Work {
     queues: Mutex<Queues>,
     /// Entries in all queues by transport: who finds none there need not look through the others'.
     waiting: [AtomicUsize; TransportKind::ALL.len()],
-    /// About how many bytes nobody has claimed: whether the work is worth one more thread. May wrap
-    /// around zero for a moment, as tasks that are stopped leave their rest behind.
+    /// How many bytes nobody has claimed: whether the work is worth one more thread, and whether one rail
+    /// may leave it to others. A task that was stopped counts until a claim or [`Work::purge`] comes by.
     backlog: AtomicI64,
     /// Grows when something comes to wait.
     version: AtomicU64,
@@ -208,7 +218,8 @@ impl Work {
         }
         let mut queues = lock(&self.queues);
         for line in queues.lines_mut() {
-            let small = |t: &TaskRef| t.goes_by(kind) && t.task().progress.unclaimed() <= longest;
+            let small =
+                |e: &Entry| e.task.goes_by(kind) && e.task.task().progress.unclaimed() <= longest;
             while more(claimed) && line.front().is_some_and(small) {
                 claimed.extend(self.claim_from(line, kind, &mut |offer: &Offer| Some(offer.rest)));
             }
@@ -220,12 +231,12 @@ impl Work {
 
     fn claim_from(
         &self,
-        line: &mut VecDeque<TaskRef>,
+        line: &mut Line,
         kind: TransportKind,
         size: &mut impl FnMut(&Offer) -> Option<u64>,
     ) -> Option<Piece> {
         let (mut at, mut refused) = (0, [false; 2]);
-        while let Some(task) = line.get(at).filter(|_| at < MAX_LOOK) {
+        while let Some(Entry { task, rest: account }) = line.get_mut(at).filter(|_| at < MAX_LOOK) {
             let spec = &task.task().spec;
             if !task.goes_by(kind) || refused[spec.op as usize] {
                 at += 1;
@@ -247,6 +258,7 @@ impl Work {
             };
             let claimed = wish.and_then(|wish| progress.claim(|_| wish));
             if let Some((_, len)) = claimed {
+                *account -= len;
                 self.backlog.fetch_sub(signed(len), Ordering::Relaxed);
             }
             let spent = claimed.is_none_or(|(offset, len)| {
@@ -255,13 +267,10 @@ impl Work {
             });
             let piece = claimed.map(|(offset, len)| Piece::new(task.clone(), offset, len));
             if spent {
+                // what is left of a task that was stopped
+                self.backlog.fetch_sub(signed(*account), Ordering::Relaxed);
                 line.remove(at);
-                if self.waiting[kind as usize].fetch_sub(1, Ordering::Release) == 1
-                    && self.is_empty()
-                {
-                    // the rests of stopped tasks are not kept in the account
-                    self.backlog.store(0, Ordering::Relaxed);
-                }
+                self.waiting[kind as usize].fetch_sub(1, Ordering::Release);
             }
             if piece.is_some() {
                 return piece;
@@ -298,7 +307,7 @@ impl Work {
         to: impl Fn(&TaskRef) -> Option<TransportKind>,
     ) -> Vec<TransportKind> {
         let queues = lock(&self.queues);
-        let tasks = queues.lines().flatten();
+        let tasks = queues.lines().flatten().map(|entry| &entry.task);
         let waiting: Vec<&TaskRef> = tasks
             .chain(queues.returned.iter().map(|p| &p.task))
             .filter(|task| task.goes_by(from))
@@ -323,10 +332,11 @@ impl Work {
         let (mut tasks, mut pieces) = (Vec::new(), Vec::new());
         let mut queues = lock(&self.queues);
         for line in queues.lines_mut() {
-            line.retain(|task| {
-                let hit = which(task);
+            line.retain(|entry| {
+                let hit = which(&entry.task);
                 if hit {
-                    tasks.push(task.clone());
+                    self.backlog.fetch_sub(signed(entry.rest), Ordering::Relaxed);
+                    tasks.push(entry.task.clone());
                 }
                 !hit
             });

@@ -64,6 +64,11 @@ impl Pin {
         self.addr
     }
 
+    /// Where the memory is, as its owner said: `*`, `cpu:0` …
+    pub fn location(&self) -> &str {
+        &self.region.location
+    }
+
     /// Whether somebody waits for this pin in order to unregister, so that the data path may stop early.
     pub fn closing(&self) -> bool {
         self.region.gate.is_closed()

@@ -4,6 +4,7 @@
 //! against the other policies.
 
 use super::meter::float;
+use std::time::Duration;
 
 /// What a decision knows of a rail, in the direction that is asked for.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -46,6 +47,14 @@ pub struct Limits {
 fn quantum(rail: &RailView, limits: &Limits) -> f64 {
     let longest = float(limits.quantum) * if rail.shared { SHARED } else { 1.0 };
     (QUANTUM_BYTES / rail.rate).clamp(QUANTUM_MIN.min(longest), longest)
+}
+
+/// What a rail of that rate may be counted on to carry, when nothing was posted or completed on it for `quiet`
+/// while `in_flight` bytes are: a rail that stalls is not waited for on the strength of what it once did.
+pub fn rate_by_now(rate: f64, rtt: f64, in_flight: u64, quiet: Duration) -> f64 {
+    let quiet = float(u64::try_from(quiet.as_nanos()).unwrap_or(u64::MAX));
+    let late = quiet - 2.0 * rtt - LATE;
+    if in_flight == 0 || late <= 0.0 { rate } else { rate.min(float(in_flight) / late) }
 }
 
 /// Bytes that the rail may have in flight before it stops to claim (I5).
@@ -165,6 +174,8 @@ fn whole(bytes: f64) -> u64 {
 /// Same NUMA node or network; the neighbour's; across.
 pub const TIER_FACTOR: [f64; 3] = [1.0, 3.0, 10.0];
 const PAGE: u64 = 4096;
+/// A pause that says nothing of a rail, nanoseconds: a lane's turn may be late by so much.
+const LATE: f64 = 2e6;
 /// Ends that differ by less are the same end.
 const TAIL_SLACK: f64 = 1e4;
 /// A fast rail's quantum is the time for so many bytes: beyond, longer pieces save nothing.
@@ -219,6 +230,14 @@ mod tests {
         // a closed one is no help
         let closed = [rail(10.0, 0), RailView { open: false, ..rail(800.0, 0) }];
         assert_eq!(pick(&closed, 64 << 10, 64 << 10, &LIMITS).map(|p| p.rail), Some(0));
+    }
+
+    #[test]
+    fn a_rail_that_stalls_is_counted_on_for_less_and_less() {
+        let by = |ms| rate_by_now(1.0, 1e5, 1 << 20, Duration::from_millis(ms));
+        assert_eq!((by(0), by(2)), (1.0, 1.0));
+        assert!(by(5) > 0.3 && by(5) < 0.4 && by(50) < 0.03, "{} {}", by(5), by(50));
+        assert_eq!(rate_by_now(1.0, 1e5, 0, Duration::MAX), 1.0, "idle is no stall");
     }
 
     #[test]

@@ -176,7 +176,7 @@ impl<'a> Checker<'a> {
             for rail in rig.figures(host) {
                 let Some(path) = path_of(rail.name()) else { continue };
                 for op in [Op::Read, Op::Write] {
-                    let window = rig.window(&rail, op);
+                    let window = rig.window(&rail, op, world.now);
                     let last = &mut self.windows[path as usize][op as usize];
                     let most = 2 * window.max(std::mem::replace(last, window)) + WINDOW_SLACK;
                     let ahead = std::mem::take(&mut world.ahead[path as usize][op as usize]);

@@ -63,6 +63,12 @@ pub fn keep_alive(stream: &TcpStream) {
     }
 }
 
+/// Tells of input only when so many bytes of it wait, or the connection ends.
+pub fn low_water(stream: &TcpStream, bytes: usize) {
+    let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    set_option(stream, libc::SOL_SOCKET, libc::SO_RCVLOWAT, &bytes).ok();
+}
+
 /// How long ago the last bytes arrived in the kernel; zero if it does not say.
 pub fn since_last_data(stream: &TcpStream) -> Duration {
     Duration::from_millis(u64::from(tcp_info(stream).tcpi_last_data_recv))

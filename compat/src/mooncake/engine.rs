@@ -3,6 +3,7 @@
 
 use super::{EngineOrNull, TransportOrNull, segment_handle_t, segment_id_t, transfer_engine_t};
 use crate::entry::entry;
+use crate::env::store::StoreVars;
 use crate::env::{self, Settings};
 use crate::ret::{ErrCode, SegmentOrError};
 use crate::text::{self, invalid};
@@ -249,12 +250,21 @@ fn start(store: Result<&str>, name: Result<&str>, s: Settings) -> Result<transfe
             |ip| ip.to_string(),
         );
     }
-    if address != StoreAddress::P2pHandshake {
-        config.metadata = Metadata::Store(s.store.config(&address, store, name));
-    }
+    config.metadata = metadata_of(store, name, &s.store)?;
     handle::watch_forks();
     raise_descriptor_limit();
     handle::insert(Engine::new(config)?, s.native_status)
+}
+
+/// How peers are found by upstream's connection string, for an engine of that name.
+pub(crate) fn metadata_of(store: &str, name: &str, vars: &StoreVars) -> Result<Metadata> {
+    Ok(match StoreAddress::parse(store)? {
+        StoreAddress::P2pHandshake => Metadata::P2pHandshake,
+        address if !name.is_empty() => Metadata::Store(vars.config(&address, store, name)),
+        _ => {
+            return Err(invalid("with a store the engine needs a name: it is all that peers know"));
+        }
+    })
 }
 
 /// The address of the first interface that leads out of this host.
@@ -266,7 +276,7 @@ fn first_address(prefer_ipv6: bool) -> Option<IpAddr> {
 }
 
 /// Upstream does this to its host as well: with the usual 1024 a few hundred peers would be the end.
-fn raise_descriptor_limit() {
+pub(crate) fn raise_descriptor_limit() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: writes one struct of ours.
     let known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0;

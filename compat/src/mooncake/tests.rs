@@ -25,11 +25,12 @@ use super::{
     transfer_status_t,
 };
 use crate::entry::last_error_text;
-use crate::tent::{
-    tent_allocate_memory, tent_batch_event_fd, tent_batch_status, tent_buffer_info_t,
-    tent_cancel_task, tent_free_memory, tent_free_segment_info, tent_get_segment_info,
-    tent_last_error, tent_rails_json, tent_segment_info_t, tent_status_t, tent_version, tent_wait,
-};
+use crate::tent::engine::{tent_last_error, tent_version};
+use crate::tent::memory::{tent_allocate_memory, tent_free_memory};
+use crate::tent::report::tent_rails_json;
+use crate::tent::segment::{tent_free_segment_info, tent_get_segment_info};
+use crate::tent::transfer::{tent_batch_event_fd, tent_batch_status, tent_cancel_task, tent_wait};
+use crate::tent::{tent_buffer_info_t, tent_segment_info_t, tent_status_t};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::{null, null_mut};
 

@@ -111,6 +111,7 @@ impl Driver {
         for attempt in self.attempts.iter_mut().flatten() {
             let piece = &attempt.piece;
             if attempt.rail == number && piece.is_alone() && !piece.is_stopped() {
+                attempt.piece.task.task().marks.retried();
                 twins.push(attempt.piece.fork());
             }
         }
@@ -144,6 +145,7 @@ impl Driver {
             let Some(to) = self.idle_beside(index) else { continue };
             let Some(attempt) = self.attempts[index].as_mut() else { continue };
             let (from, twin) = (attempt.rail, attempt.piece.fork());
+            twin.task.task().marks.hedged();
             self.note(from, "hedged", now, "overdue");
             if let Some(Some(rail)) = self.rails.get(from as usize) {
                 rail.figures.hedged.fetch_add(1, Ordering::Relaxed);

@@ -4,6 +4,7 @@ use crate::engine::batch::{Batch, Batches, Follow, OnEnd, Route, Spec, Task, Tas
 use crate::engine::driver::{RailMaker, RailSpec};
 use crate::engine::peer::Link;
 use crate::engine::progress::Progress;
+use crate::engine::report::Marks;
 use crate::segment::SegmentDesc;
 use crate::slice::{Class, Op, Priority, TransportKind, TransportMask};
 use crate::transport::cma::CmaTransport;
@@ -46,12 +47,14 @@ fn lanes_with_work(bytes: u64) -> (Vec<Arc<Lane>>, Arc<Peer>, Arc<Batch>) {
         len: bytes,
         peer: Arc::clone(&peer),
         allowed: TransportMask::ALL,
+        first: None,
         route: Route::new(TransportKind::Cma, None).into(),
         deadline: Instant::NEVER,
         due: Instant::NEVER,
         pin: Mutex::new(None),
     };
-    let tasks: TaskRefs = batch.push([Task { spec, progress: Progress::new(bytes) }]);
+    let tasks: TaskRefs =
+        batch.push([Task { spec, progress: Progress::new(bytes), marks: Marks::default() }]);
     peer.work.push(&tasks);
     (lanes, peer, batch)
 }

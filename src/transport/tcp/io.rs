@@ -63,6 +63,8 @@ pub(super) struct Stream {
     end: usize,
     /// The socket may have bytes for us (edge triggered: stays set until it says `WouldBlock`).
     pub(super) readable: bool,
+    /// Bytes that must wait before the kernel tells of them.
+    low_water: usize,
     /// The socket may take bytes.
     pub(super) writable: bool,
     /// The peer has closed: the end is behind the last byte, and no further edge will tell of it.
@@ -79,6 +81,7 @@ impl Stream {
             start: 0,
             end: 0,
             readable: true,
+            low_water: 1,
             writable: true,
             ending: false,
         }
@@ -287,6 +290,16 @@ impl Stream {
         Ok(Moved::Bytes(n))
     }
 
+    /// The socket is empty, and `left` bytes of a payload are still to come: on a slow link each packet would
+    /// wake the lane, so the kernel is asked to gather some.
+    pub(super) fn gather_input(&mut self, left: usize) {
+        let wish = if left < LOW_WATER_MIN { 1 } else { left.min(LOW_WATER) };
+        if !self.readable && wish != self.low_water {
+            net::low_water(&self.socket, wish);
+            self.low_water = wish;
+        }
+    }
+
     fn receive(&mut self, ranges: &mut [IoRange]) -> io::Result<Moved> {
         if !self.readable {
             return Ok(Moved::Later);
@@ -315,6 +328,10 @@ impl Stream {
 
 /// Receive buffer: room for hundreds of heads.
 pub(super) const BUFFER: usize = 16 << 10;
+/// Input is told of when so much of a payload waits: a copy of some 5 us.
+const LOW_WATER: usize = 64 << 10;
+/// For less it does not pay to ask.
+const LOW_WATER_MIN: usize = 8 << 10;
 /// Ranges in one send.
 const MAX_RANGES: usize = 128;
 /// A payload is not cut smaller than this to fit a budget.

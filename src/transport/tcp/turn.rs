@@ -55,6 +55,10 @@ impl TcpTransport {
             self.refuse_revoked(conn);
         }
         let read = self.read_turn(key, conn, moved);
+        conn.stream.gather_input(match &conn.rx {
+            Rx::Body { left, .. } | Rx::Skip { left, .. } => *left,
+            _ => 0,
+        });
         if let Some(gate) = gate {
             gate.leave();
             self.do_revokes(conn);
