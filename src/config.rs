@@ -3,7 +3,8 @@
 
 use crate::slice::TransportMask;
 use std::collections::BTreeMap;
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,45 @@ use std::time::Duration;
 pub enum Metadata {
     /// No server: a segment's name is the address of its engine.
     P2pHandshake,
+    /// A store that every engine can reach holds the descriptions, by name.
+    Store(StoreConfig),
+}
+
+/// Which store, and under which name this engine stands there.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct StoreConfig {
+    /// `etcd://host:port[,host:port…]`, `host:port` (etcd too), `redis://host[:port]`, `http://…` or
+    /// `https://…`.
+    pub url: String,
+    /// The segment's name. Only the newest of several engines of one name is found.
+    pub name: String,
+    /// Part of every key, so that several clusters share a store; empty = none.
+    pub cluster: String,
+    /// Who we are to the store; empty = nobody in particular.
+    pub user: String,
+    /// Its password; empty = none.
+    pub password: String,
+    /// The database to use, redis only.
+    pub db: u8,
+    /// Certificate of the authority that signed the store's, as a PEM file. Default: the public ones.
+    pub ca: Option<PathBuf>,
+    /// Our own certificate and its key, as PEM files; etcd only.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// Configurations are logged and printed; a password is neither.
+impl Debug for StoreConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreConfig")
+            .field("url", &self.url)
+            .field("name", &self.name)
+            .field("cluster", &self.cluster)
+            .field("user", &self.user)
+            .field("db", &self.db)
+            .field("ca", &self.ca)
+            .field("identity", &self.identity)
+            .finish_non_exhaustive()
+    }
 }
 
 /// How pieces are given to rails. All but the first exist to be measured against it.
@@ -68,7 +108,7 @@ pub struct Config {
     pub spray: Spray,
     /// A file that gets a line for every piece that landed over a net rail, for `tent sim --replay`.
     /// Default none.
-    pub piece_log: Option<std::path::PathBuf>,
+    pub piece_log: Option<PathBuf>,
     /// Whether an overdue piece is sent over an idle rail too. Default yes.
     pub hedge: bool,
     /// Longest piece on a TCP rail, in bytes. Default 1 MiB.

@@ -1,9 +1,11 @@
 //! The slow path: how engines find and describe each other. Text formats ([`wire`]), addresses
-//! ([`address`]) and the RPC port ([`handshake`]), on a thread of its own. Nothing here moves a slice,
-//! and nothing here knows what the answers mean to an engine.
+//! ([`address`]), the RPC port ([`handshake`]), on a thread of its own, and the stores ([`store`]) that
+//! hold descriptions where there are any. Nothing here moves a slice, and nothing here knows what the
+//! answers mean to an engine.
 
 pub mod address;
 pub mod handshake;
+pub mod store;
 pub mod wire;
 
 pub use address::{P2pName, resolve};

@@ -16,6 +16,7 @@ mod peer;
 mod piece;
 mod piece_log;
 mod progress;
+mod publish;
 mod report;
 #[cfg(any(test, feature = "cli"))]
 #[cfg(not(loom))]
@@ -225,10 +226,12 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts an engine: binds its ports, starts its threads.
+    /// Starts an engine: binds its ports, starts its threads, and puts its name into the store if there is
+    /// one.
     ///
     /// # Errors
-    /// `Socket` when ports, descriptors or threads cannot be had.
+    /// `Socket` when ports, descriptors or threads cannot be had; `Metadata` when the store does not take
+    /// the name, within 5 s (etcd) or 3 s; `InvalidArgument`, `NotSupported`: no such store.
     pub fn new(config: Config) -> Result<Self> {
         Ok(Self { core: Core::new(config)? })
     }
@@ -241,7 +244,8 @@ impl Engine {
         self.core.check()
     }
 
-    /// The name under which peers open this engine's segment (`host:port` under P2PHANDSHAKE).
+    /// The name under which peers open this engine's segment (`host:port` under P2PHANDSHAKE, with a store
+    /// the configured one).
     pub fn name(&self) -> &str {
         &self.core.own.name
     }
@@ -310,7 +314,7 @@ impl Engine {
         Ok(Arc::new(own))
     }
 
-    /// Registers one range. The memory must stay mapped until it is unregistered; peers may write to it
+    /// Registers one range, and tells the store, if there is one; while that is away it is told later. The memory must stay mapped until it is unregistered; peers may write to it
     /// at any time, so nobody may hold a Rust reference into it meanwhile. No compiler checks this:
     /// [`Buffer`] needs no such care.
     ///
@@ -336,7 +340,9 @@ impl Engine {
                 shm: None,
             })
             .collect();
-        self.core.own.regions.register_batch(&regions)
+        self.core.own.regions.register_batch(&regions)?;
+        self.core.publish();
+        Ok(())
     }
 
     /// Withdraws the region that begins at `addr`; waits for quiet up to the configured time, then
@@ -345,8 +351,19 @@ impl Engine {
     /// # Errors
     /// `NotRegistered`: no region begins there; `Busy`: transfers still use it.
     pub fn unregister(&self, addr: usize) -> Result<()> {
+        self.unregister_batch(&[addr])
+    }
+
+    /// Withdraws each of these regions, goes on after a failure, and tells the store once.
+    ///
+    /// # Errors
+    /// The first, as [`Engine::unregister`].
+    pub fn unregister_batch(&self, addrs: &[usize]) -> Result<()> {
         self.core.check()?;
-        self.core.own.regions.unregister(addr, self.core.config.quiet_timeout)
+        let one = |a: &usize| self.core.own.regions.unregister(*a, self.core.config.quiet_timeout);
+        let outcome = addrs.iter().map(one).fold(Ok(()), Result::and);
+        self.core.publish();
+        outcome
     }
 
     /// Allocates `len` bytes that peers on this host can map, and registers them for reading and
@@ -369,7 +386,9 @@ impl Engine {
         permission: Permission,
     ) -> Result<usize> {
         self.core.check()?;
-        self.core.own.regions.allocate_for(len, location, permission)
+        let addr = self.core.own.regions.allocate_for(len, location, permission)?;
+        self.core.publish();
+        Ok(addr)
     }
 
     /// Unregisters and unmaps what [`Engine::allocate`] gave.
@@ -378,7 +397,9 @@ impl Engine {
     /// As [`Engine::unregister`].
     pub fn free(&self, addr: usize) -> Result<()> {
         self.core.check()?;
-        self.core.own.regions.free(addr, self.core.config.quiet_timeout)
+        self.core.own.regions.free(addr, self.core.config.quiet_timeout)?;
+        self.core.publish();
+        Ok(())
     }
 
     /// A batch with room for `capacity` tasks over its life.

@@ -29,7 +29,7 @@ pub mod time;
 pub mod topology;
 pub mod transport;
 
-pub use config::{Config, Metadata, Source, Spray, Tuning};
+pub use config::{Config, Metadata, Source, Spray, StoreConfig, Tuning};
 pub use engine::{
     BatchReport, Buffer, Engine, Extras, Notification, RailShare, RailStat, RegionSpec, Request,
     RequestOptions, TaskReport, TaskState, TaskStatus,

@@ -122,10 +122,12 @@ typedef struct segment_desc segment_desc_t;
 /* ---- engines ---- */
 
 /*
- * metadata_conn_string: "P2PHANDSHAKE". local_server_name: the host name or address under which peers
- * reach this process, with or without a port (which is not used: the engine takes a free one, see
- * getLocalIpAndPort). ip_or_host_name and rpc_port have no effect. auto_discover not 0: discoverTopology.
- * NULL on failure.
+ * metadata_conn_string: "P2PHANDSHAKE", or a store: etcd://host:port[,host:port], redis://host[:port],
+ * http://host:port/metadata. local_server_name: with a store the name of the segment, verbatim; else the
+ * host name or address under which peers reach this process, with or without a port (which is not used: the
+ * engine takes a free one, see getLocalIpAndPort). ip_or_host_name and rpc_port have no effect. auto_discover
+ * not 0: discoverTopology.
+ * NULL on failure, within 5 s of a store that is dead.
  */
 transfer_engine_t createTransferEngine(const char *metadata_conn_string,
                                        const char *local_server_name,

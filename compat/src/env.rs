@@ -13,12 +13,14 @@ mod page;
 mod parse;
 mod rdma;
 pub(crate) mod reload;
+pub(crate) mod store;
 pub(crate) mod table;
 #[cfg(test)]
 mod tests;
 
 use self::conf::Conf;
 use self::parse::Form;
+use self::store::StoreVars;
 use self::table::{Hand, Setting, Var};
 use ::log::LevelFilter;
 use ::tent::{Config, TransportMask};
@@ -48,7 +50,7 @@ pub(crate) struct Settings {
     pub(crate) log_dir: String,
     /// For engines that are made from the configuration alone.
     pub(crate) node: Node,
-    pub(crate) store: Store,
+    pub(crate) store: StoreVars,
     wanted_level: Option<LevelFilter>,
     metrics: bool,
     metrics_interval: Duration,
@@ -73,15 +75,6 @@ pub(crate) struct Node {
     pub(crate) segment_name: String,
     pub(crate) host: String,
     pub(crate) port: u16,
-}
-
-/// What metadata stores want to know.
-#[derive(Debug, Default, Clone)]
-pub(crate) struct Store {
-    pub(crate) cluster_id: String,
-    pub(crate) redis_username: String,
-    pub(crate) redis_password: String,
-    pub(crate) redis_db: u8,
 }
 
 /// Where a value comes from.
@@ -111,7 +104,7 @@ impl Settings {
             native_status: false,
             log_dir: String::new(),
             node: Node { metadata_type: "p2p".into(), ..Node::default() },
-            store: Store::default(),
+            store: StoreVars::default(),
             wanted_level: None,
             metrics: false,
             metrics_interval: METRICS_INTERVAL,

@@ -1,11 +1,14 @@
 //! The parts of an engine put together: started in order, ended in order.
 
-use crate::config::Config;
+use crate::config::{Config, Metadata};
+use crate::control::address::P2pName;
 use crate::control::handshake::{Handler, Server, ServerLimits, bind_in_range};
+use crate::control::store;
+use crate::control::store::keys::Keys;
 use crate::control::wire::Notify;
 use crate::engine::batch::{Batches, OnEnd, TaskRef};
 use crate::engine::chores::Chores;
-use crate::engine::directory::{Directory, Own};
+use crate::engine::directory::{Directory, Finder, Own};
 use crate::engine::driver::{Driver, RailMaker};
 use crate::engine::errands::Errands;
 use crate::engine::lane::Lane;
@@ -13,6 +16,7 @@ use crate::engine::lanes::{Family, Lanes};
 use crate::engine::notify::Inbox;
 use crate::engine::piece_log::PieceLog;
 use crate::engine::progress::Stop;
+use crate::engine::publish::Publisher;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Incarnation;
 use crate::memory::{Regions, link};
@@ -141,6 +145,8 @@ pub(super) struct Core {
     pub(super) clock: Arc<Deadlines>,
     pub(super) chores: Arc<Chores>,
     pub(super) on_end: Arc<dyn OnEnd>,
+    /// None under P2PHANDSHAKE.
+    publisher: Option<Arc<Publisher>>,
     /// Which transports a request may take; none says that any may.
     pub(super) policies: ArcSwapOption<Policies>,
     server: Arc<Server>,
@@ -166,18 +172,16 @@ impl Core {
         let (regions, identity) = (Regions::new(Incarnation(me)), identity());
         let (rpc, rpc_port) = listener(&config, config.rpc_port)?;
         let (data, data_port) = listener(&config, config.data_port)?;
-        let name = crate::control::address::P2pName { host: config.host.clone(), port: rpc_port };
+        let finder = finder(&config)?;
+        let name = segment_name(&config, rpc_port);
         let lanes = Arc::new(Lanes::new(&config, identity.net_ns, &identity.boot_id));
-        let own = Arc::new(Own::new(
-            &config,
-            name.to_string(),
-            (rpc_port, data_port),
-            identity,
-            Arc::clone(&regions),
-        ));
+        let ports = (rpc_port, data_port);
+        let own = Arc::new(Own::new(&config, name, ports, identity, Arc::clone(&regions)));
         let panicked = Arc::new(AtomicBool::new(false));
         lanes.set(make_lanes(&config, &lanes, &regions, data, &panicked)?);
-        let directory = Arc::new(Directory::new(Arc::clone(&own), &config, lanes.net + lanes.copy));
+        let directory =
+            Directory::new(Arc::clone(&own), &config, lanes.net + lanes.copy, finder.clone());
+        let directory = Arc::new(directory);
         let inbox = Arc::new(Inbox::default());
         let errands = Errands::new(
             Incarnation(me),
@@ -210,6 +214,10 @@ impl Core {
         let server = Arc::new(Server::start(rpc, Arc::new(face), limits)?);
         clock.server.set(Arc::clone(&server)).ok();
         lanes.start_net()?;
+        let publisher = publisher(finder, &own, &directory).inspect_err(|_| {
+            lanes.stop();
+            server.stop();
+        })?;
         log::info!("engine {} ({}) serves data on port {data_port}", own.name, Incarnation(me));
         let on_end: Arc<dyn OnEnd> = Arc::clone(&errands) as Arc<dyn OnEnd>;
         Ok(Arc::new(Self {
@@ -223,6 +231,7 @@ impl Core {
             clock,
             chores,
             on_end,
+            publisher,
             policies: ArcSwapOption::empty(),
             server,
             panicked,
@@ -255,6 +264,13 @@ impl Core {
         Ok(entered)
     }
 
+    /// The registered memory has changed: the store is told, and told later if it is away.
+    pub(super) fn publish(&self) {
+        if let Some(publisher) = &self.publisher {
+            publisher.changed();
+        }
+    }
+
     /// Whether this is a child of the process that made the engine: its threads are not here.
     fn is_foreign(&self) -> bool {
         self.born != host::fork_generation()
@@ -272,6 +288,10 @@ impl Core {
         let mut ended = lock(&self.ending);
         if std::mem::replace(&mut *ended, true) {
             return;
+        }
+        if let Some(publisher) = &self.publisher {
+            // first, so that nobody new finds an engine that is about to end
+            publisher.stop();
         }
         self.errands.stop(self.config.quiet_timeout);
         let mut running = Vec::new();
@@ -310,6 +330,35 @@ impl Drop for Core {
     fn drop(&mut self) {
         self.shutdown();
     }
+}
+
+/// The way to the peers' descriptions, if it leads through a store.
+fn finder(config: &Config) -> Result<Option<Arc<Finder>>> {
+    let Metadata::Store(wanted) = &config.metadata else { return Ok(None) };
+    if wanted.name.is_empty() || wanted.name.len() > MAX_NAME {
+        let text = format!("with a store the engine needs a name of 1 to {MAX_NAME} bytes");
+        return Err(Error::new(ErrorKind::InvalidArgument, text));
+    }
+    let store = store::connect(wanted)?;
+    Ok(Some(Arc::new(Finder::new(store, Keys::new(&wanted.cluster)))))
+}
+
+/// Under P2PHANDSHAKE the name is the address.
+fn segment_name(config: &Config, port: u16) -> String {
+    match &config.metadata {
+        Metadata::Store(store) => store.name.clone(),
+        Metadata::P2pHandshake => P2pName { host: config.host.clone(), port }.to_string(),
+    }
+}
+
+/// Puts the engine into the store, if there is one; the last step, for from here on peers come.
+fn publisher(
+    finder: Option<Arc<Finder>>,
+    own: &Arc<Own>,
+    directory: &Arc<Directory>,
+) -> Result<Option<Arc<Publisher>>> {
+    let start = |f| Publisher::start(Arc::clone(own), f, Arc::clone(directory));
+    finder.map(start).transpose()
 }
 
 /// Where this engine runs; without it the peers of this host are reached as if they were elsewhere.
@@ -377,5 +426,7 @@ fn next_tag() -> u64 {
 /// Send buffer of a data connection: enough to keep the peer's reader busy while this side does
 /// something else for half a millisecond, little enough that late binding is late (D3).
 const SEND_BUFFER: usize = 1 << 20;
+/// Longest name of a segment in a store, in bytes.
+const MAX_NAME: usize = 4096;
 /// An overdue task that has not ended yet is looked at again after so long.
 const AGAIN: Duration = Duration::from_millis(20);

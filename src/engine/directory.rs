@@ -3,6 +3,8 @@
 use crate::config::Config;
 use crate::control::address::{P2pName, resolve};
 use crate::control::handshake::{CallLimits, call};
+use crate::control::store::Store;
+use crate::control::store::keys::{Keys, decode_rpc_meta};
 use crate::control::wire::{self, FrameKind};
 use crate::engine::lanes::own_rails;
 use crate::engine::peer::{Link, Peer};
@@ -97,6 +99,60 @@ struct Table {
     names: HashMap<String, u32>,
 }
 
+/// The store that an engine asks for its peers, and where they said that they answer.
+#[derive(Debug)]
+pub(super) struct Finder {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) keys: Keys,
+    addresses: Mutex<HashMap<String, P2pName>>,
+}
+
+impl Finder {
+    pub(super) fn new(store: Arc<dyn Store>, keys: Keys) -> Self {
+        Self { store, keys, addresses: Mutex::default() }
+    }
+
+    /// Where the engine of that name answers, as the store says now.
+    pub(super) fn look_up(&self, name: &str) -> Result<P2pName> {
+        let key = self.keys.rpc_meta(name);
+        let Some(json) = self.store.get(&key)? else {
+            let text = format!("segment {name} is not in the store: there is no key {key:?}");
+            return Err(Error::new(ErrorKind::Metadata, text));
+        };
+        let at = decode_rpc_meta(&json).map_err(|e| in_store(&key, &e))?;
+        lock(&self.addresses).insert(name.to_owned(), at.clone());
+        Ok(at)
+    }
+
+    fn known(&self, name: &str) -> Option<P2pName> {
+        lock(&self.addresses).get(name).cloned()
+    }
+
+    fn describe(&self, name: &str) -> Result<SegmentDesc> {
+        let key = self.keys.segment(name);
+        let Some(json) = self.store.get(&key)? else {
+            let text = format!(
+                "segment {name} is not in the store: there is no key {key:?}; is its engine up, and \
+                 of the same cluster (MC_METADATA_CLUSTER_ID)?"
+            );
+            return Err(Error::new(ErrorKind::Metadata, text));
+        };
+        let mut desc = wire::decode_desc(&json).map_err(|e| in_store(&key, &e))?;
+        match self.look_up(name) {
+            // older upstreams do not say where their data port is
+            Ok(at) if desc.tcp_data_host.is_empty() => desc.tcp_data_host = at.host,
+            Err(e) if desc.tcp_data_host.is_empty() => return Err(e),
+            Err(e) => log::debug!("segment {name}: {e}"),
+            Ok(_) => {}
+        }
+        Ok(desc)
+    }
+}
+
+fn in_store(key: &str, e: &Error) -> Error {
+    Error::new(e.kind(), format!("the value of {key:?} in the store: {e}"))
+}
+
 /// The peers of an engine; number 0 is the engine itself.
 #[derive(Debug)]
 pub(super) struct Directory {
@@ -104,15 +160,22 @@ pub(super) struct Directory {
     config: Config,
     lanes: usize,
     table: RwLock<Table>,
+    /// None under P2PHANDSHAKE, where a name is an address.
+    finder: Option<Arc<Finder>>,
 }
 
 impl Directory {
-    pub(super) fn new(own: Arc<Own>, config: &Config, lanes: usize) -> Self {
+    pub(super) fn new(
+        own: Arc<Own>,
+        config: &Config,
+        lanes: usize,
+        finder: Option<Arc<Finder>>,
+    ) -> Self {
         let link = Link::Process(Arc::clone(&own.regions));
         let own_peer = Arc::new(Peer::new(0, &own.name, own.head(), link, lanes));
         let names = HashMap::from([(own.name.clone(), 0)]);
         let table = RwLock::new(Table { peers: vec![own_peer], names });
-        Self { own, config: config.clone(), lanes, table }
+        Self { own, config: config.clone(), lanes, table, finder }
     }
 
     pub(super) fn peer(&self, id: SegmentId) -> Result<Arc<Peer>> {
@@ -175,7 +238,14 @@ impl Directory {
         if peer.id == 0 {
             return Ok(());
         }
-        let desc = self.fetch(&peer.name)?;
+        let desc = match self.fetch(&peer.name) {
+            // the store is away, or was emptied; one of ours speaks for itself
+            Err(e) if self.finder.is_some() && peer.desc().tent.is_some() => {
+                let own = self.describe_itself(&peer.name);
+                own.inspect_err(|why| log::debug!("segment {}: {why}", peer.name)).map_err(|_| e)?
+            }
+            other => other?,
+        };
         peer.update(desc, |desc| self.link(&peer.name, desc));
         Ok(())
     }
@@ -188,16 +258,57 @@ impl Directory {
 
     /// One question to a peer's RPC port.
     pub(super) fn ask(&self, name: &str, kind: FrameKind, body: &[u8]) -> Result<Vec<u8>> {
-        let parsed = P2pName::parse(name, crate::control::address::DEFAULT_RPC_PORT);
+        let Some(finder) = &self.finder else {
+            let parsed = P2pName::parse(name, crate::control::address::DEFAULT_RPC_PORT);
+            return self.ask_at(&parsed, kind, body);
+        };
+        let Some(known) = finder.known(name) else {
+            return self.ask_at(&finder.look_up(name)?, kind, body);
+        };
+        self.ask_at(&known, kind, body).or_else(|e| match finder.look_up(name) {
+            // nothing of the question has arrived where nobody listens
+            Ok(now) if now != known && e.kind() == ErrorKind::Socket => {
+                self.ask_at(&now, kind, body)
+            }
+            _ => Err(e),
+        })
+    }
+
+    fn ask_at(&self, at: &P2pName, kind: FrameKind, body: &[u8]) -> Result<Vec<u8>> {
         let limits = CallLimits {
             connect_timeout: self.config.connect_timeout,
             rpc_timeout: self.config.rpc_timeout,
             max_len: self.config.max_rpc_len.max(MIN_ANSWER),
         };
-        call(&parsed.resolve(self.config.prefer_ipv6)?, kind, body, &limits)
+        call(&at.resolve(self.config.prefer_ipv6)?, kind, body, &limits)
+    }
+
+    /// Whether an engine of that name answers there.
+    pub(super) fn lives_at(&self, at: &P2pName, name: &str) -> bool {
+        let limits = CallLimits { connect_timeout: PROBE, rpc_timeout: PROBE, max_len: MIN_ANSWER };
+        let Ok(addresses) = at.resolve(self.config.prefer_ipv6) else { return false };
+        let ask = |kind, body: &[u8]| call(&addresses, kind, body, &limits);
+        // one that accepts a connection and does not know the question is alive too
+        let answer = ask(FrameKind::Probe, wire::PROBE_REQUEST);
+        if answer.is_err_and(|e| e.kind() != ErrorKind::Malformed) {
+            return false;
+        }
+        // the port may be another's by now; who does not tell its name may have that one
+        let mut me = self.own.head();
+        me.buffers.clear();
+        let told = ask(FrameKind::Metadata, &wire::encode_desc(&me, &time::timestamp()));
+        told.and_then(|json| wire::decode_desc(&json)).map_or(true, |desc| desc.name == name)
     }
 
     fn fetch(&self, name: &str) -> Result<SegmentDesc> {
+        match &self.finder {
+            Some(finder) => finder.describe(name),
+            None => self.describe_itself(name),
+        }
+    }
+
+    /// Asks the peer for its own description.
+    fn describe_itself(&self, name: &str) -> Result<SegmentDesc> {
         // what a reader of ours asks with: by it the peer knows us
         let mut me = self.own.head();
         me.buffers.clear();
@@ -264,6 +375,8 @@ fn warn_refused(name: &str, why: &str) {
     });
 }
 
+/// How long an engine may take to answer whether it is there.
+const PROBE: std::time::Duration = std::time::Duration::from_secs(1);
 /// Longest segment name, in bytes.
 const MAX_NAME: usize = 4096;
 /// Most segments that an engine opens in its life; ids are never used again.

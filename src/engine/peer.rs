@@ -222,7 +222,8 @@ impl Peer {
     pub(super) fn update(&self, desc: SegmentDesc, link: impl FnOnce(&SegmentDesc) -> Link) {
         let old = self.desc();
         let other = Self::incarnation(&old) != Self::incarnation(&desc)
-            || old.tcp_data_port != desc.tcp_data_port;
+            || old.tcp_data_port != desc.tcp_data_port
+            || old.tcp_data_host != desc.tcp_data_host;
         if other {
             let fresh = link(&desc);
             *write(&self.link) = fresh;

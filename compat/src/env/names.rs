@@ -6,7 +6,15 @@ use super::{Env, Settings, table};
 use crate::env::table::Hand;
 
 /// Names of the table that begin neither with `MC_` nor with `TENT_`.
-pub(super) const OTHERS: [&str; 2] = ["NCCL_IB_GID_INDEX", "WITH_NVIDIA_PEERMEM"];
+pub(super) const OTHERS: [&str; 7] = [
+    "NCCL_IB_GID_INDEX",
+    "WITH_NVIDIA_PEERMEM",
+    "ETCDCTL_USER",
+    "ETCDCTL_PASSWORD",
+    "ETCDCTL_CACERT",
+    "ETCDCTL_CERT",
+    "ETCDCTL_KEY",
+];
 
 /// Variables that are known and have no effect, and why; a star stands for any ending.
 pub(super) const IGNORED: &[(&str, &str)] = &[

@@ -167,6 +167,18 @@ pub(crate) static OWN: &[Setting] = &[
         .vars(&[var("MC_REDIS_PASSWORD")]),
     Setting::new("redis_db", "", Form::Number(0, 255), "for a redis store: which database",
         own!(s, v => s.store.redis_db = v.to(), s.store.redis_db)).vars(&[var("MC_REDIS_DB_INDEX")]),
+    Setting::new("etcd_user", "", Form::Secret, "for an etcd store: `name`, or `name:password`; never shown",
+        own!(s, v => s.store.etcd_user = v.text(), if s.store.etcd_user.is_empty() { "" } else { "***" }))
+        .vars(&[var("ETCDCTL_USER")]),
+    Setting::new("etcd_password", "", Form::Secret, "for an etcd store, where the user has none; never shown",
+        own!(s, v => s.store.etcd_password = v.text(), if s.store.etcd_password.is_empty() { "" } else { "***" }))
+        .vars(&[var("ETCDCTL_PASSWORD")]),
+    Setting::new("etcd_ca", "", TEXT, "for an etcd store with TLS: a PEM file with the authority's certificate",
+        own!(s, v => s.store.ca = v.text(), s.store.ca)).vars(&[var("ETCDCTL_CACERT")]),
+    Setting::new("etcd_cert", "", TEXT, "for an etcd store with TLS: a PEM file with our own certificate",
+        own!(s, v => s.store.certificate = v.text(), s.store.certificate)).vars(&[var("ETCDCTL_CERT")]),
+    Setting::new("etcd_key", "", TEXT, "for an etcd store with TLS: a PEM file with our own key",
+        own!(s, v => s.store.key = v.text(), s.store.key)).vars(&[var("ETCDCTL_KEY")]),
     // ---- ports, names, the slow path
     Setting::new("port_low", "", Form::Number(0, 65_535), "first port of the range for the RPC port and the data port",
         own!(s, v => s.config.port_range.0 = v.to(), s.config.port_range.0))

@@ -11,7 +11,7 @@ fn env(vars: &[(&str, &str)]) -> Env {
     vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
-fn of(vars: &[(&str, &str)]) -> Settings {
+pub(super) fn of(vars: &[(&str, &str)]) -> Settings {
     settings(env(vars), &Conf::EMPTY)
 }
 

@@ -5,21 +5,24 @@ use super::{
     EngineOrNull, TransportOrNull, matrix, segment_handle_t, segment_id_t, transfer_engine_t,
 };
 use crate::entry::entry;
+use crate::env::store::StoreVars;
 use crate::env::{self, Settings};
 use crate::handle::Entry;
 use crate::ret::{ErrCode, SegmentOrError};
 use crate::text::{self, invalid};
 use crate::{handle, shutdown};
 use ::tent::control::P2pName;
+use ::tent::control::store::StoreAddress;
 use ::tent::topology::{self, machine::Matrix};
-use ::tent::{Config, Engine, Error, ErrorKind, Metadata, Result, SegmentId, TransportKind};
+use ::tent::{Engine, Error, ErrorKind, Metadata, Result, SegmentId, TransportKind};
 use std::ffi::{c_char, c_int, c_void};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Makes an engine and starts it. `ip_or_host_name` and `rpc_port` are accepted and ignored, as upstream
-/// ignores them. With `auto_discover` the topology is filled in for reports; rails are found in any case.
+/// Makes an engine and starts it. With a store the engine's segment has `local_server_name` as its name,
+/// verbatim; under P2PHANDSHAKE its address. `ip_or_host_name` and `rpc_port` are accepted and ignored, as
+/// upstream ignores them. With `auto_discover` the topology is filled in for reports; rails are found in any case.
 ///
 /// # Safety
 /// The first two strings are NULL or terminated.
@@ -238,8 +241,8 @@ pub(crate) fn create(
     let mut settings = env::from_process();
     crate::log::install(settings.log_level(), &settings.log_dir);
     settings.warn_once();
-    if settings.config.rail_addrs.is_empty() {
-        settings.config.rail_addrs = addresses_of(devices)?;
+    if !devices.is_empty() {
+        settings.config.interfaces = devices.to_vec();
     }
     let engine = start(store, name, settings)
         .inspect_err(|e| log::error!("cannot create an engine: {e}"))?;
@@ -247,22 +250,6 @@ pub(crate) fn create(
         log::warn!("the topology stays empty: {cause}");
     }
     Ok(engine)
-}
-
-/// The addresses of these interfaces. Names of devices that carry no addresses (RDMA's) are not for us;
-/// if none is, there is nothing to restrict.
-fn addresses_of(devices: &[String]) -> Result<Vec<IpAddr>> {
-    if devices.is_empty() {
-        return Ok(Vec::new());
-    }
-    let all = topology::interfaces(Path::new(topology::SYSFS_NET))?;
-    let chosen = all.iter().filter(|i| i.up && devices.contains(&i.name)).map(|i| i.addr);
-    let link_local = |ip: &IpAddr| matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
-    let chosen: Vec<IpAddr> = chosen.filter(|ip| !link_local(ip)).collect();
-    if chosen.is_empty() {
-        log::warn!("none of the devices {devices:?} is an interface here; all are used");
-    }
-    Ok(chosen)
 }
 
 /// Fills the topology from this machine.
@@ -273,39 +260,50 @@ pub(crate) fn discover(engine: &Entry, devices: &[String]) -> Result<()> {
 }
 
 fn start(store: Result<&str>, name: Result<&str>, s: Settings) -> Result<transfer_engine_t> {
-    let metadata = metadata_of(store?)?;
-    let name = P2pName::parse(name?, s.handshake_port);
-    let mut config = Config { metadata, ..s.config };
-    if name.host.is_empty() {
-        log::warn!("local_server_name has no host; peers are told {}", config.host);
-    } else {
-        config.host = name.host;
-    }
-    // otherwise the engine takes a free port, whatever the name says
-    let port = if name.port == 0 { s.handshake_port } else { name.port };
+    let (store, name) = (store?, name?);
+    let address = StoreAddress::parse(store)?;
+    let mut config = s.config;
+    let parsed = P2pName::parse(name, s.handshake_port);
+    // the port of the name: otherwise the engine takes a free one, whatever the name says
+    let port = if parsed.port == 0 { s.handshake_port } else { parsed.port };
     config.rpc_port = s.legacy_port.then_some(port);
+    if address == StoreAddress::P2pHandshake || s.legacy_port {
+        if parsed.host.is_empty() {
+            log::warn!("local_server_name has no host; peers are told {}", config.host);
+        } else {
+            config.host = parsed.host;
+        }
+    } else {
+        // the name is only a name there (transfer_engine_impl.cpp, "new RPC mapping")
+        let first = || first_address(config.prefer_ipv6).map(|ip| ip.to_string());
+        match config.data_host.clone().or_else(first) {
+            Some(host) => config.host = host,
+            None => log::warn!("no interface is up; peers are told {}", config.host),
+        }
+    }
+    config.metadata = metadata_of(store, name, &s.store)?;
     handle::watch_forks();
     raise_descriptor_limit();
     handle::insert(Engine::new(config)?, s.native_status)
 }
 
-/// Upstream's connection string. Its own library aborts the process on a scheme it does not know
-/// (`transfer_metadata_plugin.cpp`).
-pub(crate) fn metadata_of(store: &str) -> Result<Metadata> {
-    if store == "P2PHANDSHAKE" {
-        return Ok(Metadata::P2pHandshake);
-    }
-    let scheme = store.split_once("://").map_or("etcd", |(scheme, _)| scheme);
-    if store.is_empty() || !["etcd", "redis", "http", "https"].contains(&scheme) {
-        return Err(invalid(format!("metadata {store:?} has no known scheme; use P2PHANDSHAKE")));
-    }
-    Err(Error::new(
-        ErrorKind::NotSupported,
-        format!(
-            "metadata {store:?} needs a store of kind {scheme}, which this version does not have yet; \
-             use P2PHANDSHAKE, which needs no server"
-        ),
-    ))
+/// How peers are found by upstream's connection string, for an engine of that name.
+pub(crate) fn metadata_of(store: &str, name: &str, vars: &StoreVars) -> Result<Metadata> {
+    Ok(match StoreAddress::parse(store)? {
+        StoreAddress::P2pHandshake => Metadata::P2pHandshake,
+        address if !name.is_empty() => Metadata::Store(vars.config(&address, store, name)),
+        _ => {
+            return Err(invalid("with a store the engine needs a name: it is all that peers know"));
+        }
+    })
+}
+
+/// The address of the first interface that leads out of this host.
+fn first_address(prefer_ipv6: bool) -> Option<IpAddr> {
+    let all = topology::interfaces(Path::new(topology::SYSFS_NET)).ok()?;
+    let usable = topology::rail_addrs(&all, &[]);
+    let wanted = usable.iter().find(|a| a.ip.is_ipv6() == prefer_ipv6);
+    wanted.or_else(|| usable.first()).map(|a| a.ip)
 }
 
 /// Upstream does this to its host as well: with the usual 1024 a few hundred peers would be the end.
@@ -387,19 +385,6 @@ pub(super) fn segment_of(id: segment_id_t) -> Result<SegmentId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_the_handshake_needs_no_store() {
-        assert!(metadata_of("P2PHANDSHAKE").is_ok());
-        for store in ["etcd://h:1", "h:2379", "redis://h", "http://h/m", "https://h/m"] {
-            let error = metadata_of(store).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::NotSupported, "{store}");
-            assert!(error.to_string().contains("P2PHANDSHAKE"));
-        }
-        for store in ["foo://h", "", "p2phandshake://"] {
-            assert_eq!(metadata_of(store).unwrap_err().kind(), ErrorKind::InvalidArgument);
-        }
-    }
 
     #[test]
     fn transports_are_known_by_name() {

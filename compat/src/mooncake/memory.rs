@@ -100,5 +100,6 @@ fn region(
 }
 
 fn unregister_all(engine: &Engine, list: &[*mut c_void]) -> Result<()> {
-    list.iter().map(|addr| engine.unregister(addr.addr())).fold(Ok(()), Result::and)
+    let addrs: Vec<usize> = list.iter().map(|addr| addr.addr()).collect();
+    engine.unregister_batch(&addrs)
 }

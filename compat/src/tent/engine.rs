@@ -10,7 +10,7 @@ use crate::ret::{StaticText, TentCode, TentEngine, YesOrNo};
 use crate::text::{self, invalid};
 use ::tent::control::P2pName;
 use ::tent::policy::Policies;
-use ::tent::{Config, Engine, Error, ErrorKind, RailStat, Result, topology};
+use ::tent::{Config, Engine, Error, ErrorKind, Metadata, RailStat, Result, topology};
 use serde_json::Value;
 use std::cell::RefCell;
 use std::ffi::c_char;
@@ -306,10 +306,12 @@ fn create(draft: &Draft) -> Result<tent_engine_t> {
     let level = wanted.log_level.unwrap_or_else(|| settings.log_level());
     crate::log::install(level, &settings.log_dir);
     settings.warn_once();
-    let metadata = metadata_of(&connection(&wanted)?)?;
+    let metadata = metadata_of(&connection(&wanted)?, &wanted.segment, &settings.store)?;
     let mut config = Config { metadata, ..settings.config };
     let named = P2pName::parse(&wanted.segment, 0);
-    config.host = [wanted.host, named.host]
+    // in a store a name is only a name
+    let by_name = config.metadata == Metadata::P2pHandshake;
+    config.host = [wanted.host, if by_name { named.host } else { String::new() }]
         .into_iter()
         .find(|host| !host.is_empty())
         .unwrap_or_else(|| own_address(&config));

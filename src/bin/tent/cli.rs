@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Sim(SimArgs),
     /// Show every setting in force, and where it comes from: the environment, MC_TENT_CONF, the default
     Config(ConfigArgs),
+    /// Serve metadata over HTTP, for engines made with http://HOST:PORT/metadata
+    Metad(MetadArgs),
     /// The second process that the other commands start
     #[command(hide = true)]
     Worker(LibArgs),
@@ -300,6 +302,22 @@ pub(crate) struct ConfigArgs {
     /// Only what is not as it is by default
     #[arg(long)]
     pub(crate) changed: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MetadArgs {
+    /// Port to listen on; 0 takes a free one, and says which
+    #[arg(long, default_value_t = 8080)]
+    pub(crate) port: u16,
+    /// Address to listen on; whoever reaches it can change everything
+    #[arg(long, default_value = "127.0.0.1")]
+    pub(crate) host: String,
+    /// Keep the entries in this file, over a restart
+    #[arg(long, value_name = "FILE")]
+    pub(crate) persist: Option<PathBuf>,
+    /// Most bytes of keys and values; further ones are refused
+    #[arg(long, default_value = "1GiB", value_parser = positive_size)]
+    pub(crate) max_memory: u64,
 }
 
 #[derive(Debug, Args)]

@@ -14,6 +14,7 @@ mod fail;
 mod host;
 mod limits;
 mod memory;
+mod metad;
 mod node;
 mod os;
 mod pattern;
@@ -68,6 +69,7 @@ fn run(command: Command) -> fail::Result<()> {
         Command::Limits(args) => limits::run(&limits::Wish::from(&args)),
         Command::Sim(args) => sim::run(&args),
         Command::Config(args) => config::run(&args),
+        Command::Metad(args) => metad::run(&args),
         Command::Worker(args) => worker::serve(args.lib),
     }
 }
