@@ -48,6 +48,16 @@ pub(super) struct Deadlines {
 }
 
 impl Deadlines {
+    fn new(batches: &Arc<Batches>, lanes: &Arc<Lanes>, directory: &Arc<Directory>) -> Self {
+        Self {
+            batches: Arc::clone(batches),
+            lanes: Arc::clone(lanes),
+            directory: Arc::clone(directory),
+            next: AtomicU64::new(u64::MAX),
+            server: OnceLock::new(),
+        }
+    }
+
     /// A task has this deadline; wakes the control thread only if it would look later.
     pub(super) fn wants(&self, at: Instant) {
         if self.next.fetch_min(at.0, Ordering::AcqRel) > at.0
@@ -190,13 +200,7 @@ impl Core {
             Arc::clone(&inbox),
         );
         let batches = Arc::new(Batches::new(next_tag()));
-        let clock = Arc::new(Deadlines {
-            batches: Arc::clone(&batches),
-            lanes: Arc::clone(&lanes),
-            directory: Arc::clone(&directory),
-            next: AtomicU64::new(u64::MAX),
-            server: OnceLock::new(),
-        });
+        let clock = Arc::new(Deadlines::new(&batches, &lanes, &directory));
         let chores = Arc::new(Chores::new(
             &config,
             Arc::clone(&directory),

@@ -5,7 +5,7 @@ use crate::engine::batch::{Batch, Route, Spec, Task, TaskRef, TaskRefs};
 use crate::engine::core::Core;
 use crate::engine::lanes::{Family, Lanes};
 use crate::engine::peer::{Link, Peer};
-use crate::engine::progress::{LEN_MAX, Progress};
+use crate::engine::progress::{LEN_MAX, Progress, Stop};
 use crate::engine::report::Marks;
 use crate::engine::{Extras, Request, RequestOptions, TaskStatus};
 use crate::error::{Error, ErrorKind, Result};
@@ -271,7 +271,11 @@ impl Core {
     /// Gets freshly appended tasks going.
     pub(super) fn launch(&self, tasks: &[TaskRef]) {
         let now = Instant::now();
-        if tasks.iter().all(|t| t.task().spec.route.get().is_some()) {
+        let is_late = |t: &TaskRef| t.task().spec.deadline <= now && t.task().spec.len > 0;
+        // I10: a deadline that has come is no race
+        let late = tasks.iter().filter(|t| is_late(t));
+        let late = late.map(|t| t.stop(Stop::TimeOut, || "the deadline came first".into())).count();
+        if late == 0 && tasks.iter().all(|t| t.task().spec.route.get().is_some()) {
             enqueue(&self.lanes, tasks, now);
             return self.watch(tasks);
         }
@@ -281,6 +285,8 @@ impl Core {
             let spec = &task.task().spec;
             if spec.len == 0 {
                 task.piece_over(0, true); // nothing to land: it has completed
+            } else if is_late(task) {
+                // it has ended
             } else if spec.route.get().is_some() {
                 ready.push(task.clone());
             } else {

@@ -241,8 +241,10 @@ pub(crate) fn create(
     let mut settings = env::from_process();
     crate::log::install(settings.log_level(), &settings.log_dir);
     settings.warn_once();
-    if !devices.is_empty() {
-        settings.config.interfaces = devices.to_vec();
+    if settings.config.rail_addrs.is_empty() {
+        settings.config.rail_addrs = addresses_of(devices)?;
+        // what has no addresses may be an RDMA device, which stands for the interface beside it
+        settings.config.interfaces.extend_from_slice(devices);
     }
     let engine = start(store, name, settings)
         .inspect_err(|e| log::error!("cannot create an engine: {e}"))?;
@@ -250,6 +252,17 @@ pub(crate) fn create(
         log::warn!("the topology stays empty: {cause}");
     }
     Ok(engine)
+}
+
+/// The addresses of these interfaces, loopback ones too.
+fn addresses_of(devices: &[String]) -> Result<Vec<IpAddr>> {
+    if devices.is_empty() {
+        return Ok(Vec::new());
+    }
+    let all = topology::interfaces(Path::new(topology::SYSFS_NET))?;
+    let chosen = all.iter().filter(|i| i.up && devices.contains(&i.name)).map(|i| i.addr);
+    let link_local = |ip: &IpAddr| matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    Ok(chosen.filter(|ip| !link_local(ip)).collect())
 }
 
 /// Fills the topology from this machine.
