@@ -37,6 +37,10 @@ def pattern(seed, count):
     return ((index + np.uint64(seed)) * np.uint64(0x9E3779B97F4A7C15)).view(np.uint8)[:count]
 
 
+# everything that servers keep; gone at the end
+WORK = tempfile.TemporaryDirectory(prefix="tent-stores-", ignore_cleanup_errors=True)
+
+
 class Request(c.Structure):
     _fields_ = [("opcode", c.c_int), ("source", c.c_void_p), ("target_id", c.c_int32),
                 ("target_offset", c.c_uint64), ("length", c.c_uint64)]
@@ -214,7 +218,7 @@ class Server:
 
     def __init__(self, **variables):
         self.port, self.variables = free_port(), variables
-        self.dir = tempfile.mkdtemp(prefix="tent-stores-")
+        self.dir = tempfile.mkdtemp(dir=WORK.name)
         self.up()
 
     def up(self):
@@ -496,7 +500,7 @@ def access(library):
     one.end()
     etcd.down()
     secure(library)
-    file = os.path.join(tempfile.mkdtemp(prefix="tent-stores-"), "metad")
+    file = os.path.join(tempfile.mkdtemp(dir=WORK.name), "metad")
     metad = Metad(more=["--persist", file])
     one = Node("ours", library, metad.url(), "n/with%2F odd+é", MC_METADATA_CLUSTER_ID="cl 1")
     one.kill()
@@ -508,7 +512,7 @@ def access(library):
 
 def secure(library):
     """etcd over TLS, with a certificate of ours that it asks for."""
-    where = tempfile.mkdtemp(prefix="tent-stores-")
+    where = tempfile.mkdtemp(dir=WORK.name)
 
     def openssl(*words):
         subprocess.run(["openssl", *words], cwd=where, check=True, capture_output=True, timeout=60)

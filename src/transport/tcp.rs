@@ -593,8 +593,11 @@ impl Transport for TcpTransport {
     }
 
     fn bytes_through(&mut self, rail: u32) -> Option<u64> {
-        let keys = self.client_rail(rail)?.conns();
-        let through = keys.into_iter().flatten().filter_map(|key| {
+        let keys: Vec<u64> = match self.rail(rail)? {
+            Rail::Tent(rail) => rail.conns().into_iter().flatten().collect(),
+            Rail::Upstream(rail) => rail.conns().collect(),
+        };
+        let through = keys.into_iter().filter_map(|key| {
             self.slot(key)?.conn.as_ref().map(|conn| net::bytes_through(conn.stream.socket()))
         });
         Some(through.fold(0, u64::wrapping_add))

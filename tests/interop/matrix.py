@@ -191,6 +191,7 @@ def stripes(table, version, ours, theirs):
 def talk(table, version, ours, theirs):
     """What the RPC ports say."""
     table.check(version, "theirs -> ours", "send_probe", "", theirs.ask("probe", ours.name) == 0)
+    table.check(version, "ours -> theirs", "tent_probe", "", ours.ask("probe", theirs.name) == 0)
     for node in (ours, theirs):
         table.check(version, "by hand -> " + node.kind, "probe", "", rpc(node.name, 3, {}) == {"status": "success"})
     first, same, new = ours.ask("reopen", theirs.name)

@@ -143,6 +143,7 @@ class Ours:
         lib.getNotifsFromEngine.argtypes = [pointer, c.POINTER(c.c_int)]
         lib.freeNotifsMsgBuf.argtypes = [c.POINTER(Message), c.c_int]
         lib.tent_wait.argtypes = [pointer, c.c_uint64, c.c_uint64]
+        lib.tent_probe.argtypes = [pointer, c.c_uint64]
         lib.tent_rails_json.argtypes = [pointer, text, size]
         lib.tent_last_error.restype = text
         self.engine = lib.createTransferEngine(b"P2PHANDSHAKE", options.name.encode(), b"", 0, 1)
@@ -195,6 +196,9 @@ class Ours:
         found = [[array[k].name.decode(), array[k].msg.decode()] for k in range(count.value)]
         self.lib.freeNotifsMsgBuf(array, count)
         return found
+
+    def probe(self, peer):
+        return self.lib.tent_probe(self.engine, self.segment(peer))
 
     def reopen(self, peer):
         """Same id for the same name; a new one after it was forgotten."""

@@ -102,14 +102,18 @@ def all_stopped(pid):
     return set(states) == {"T"}
 
 
-def stands_still(library, version):
+def stands_still(library, version, impatient=False):
     """A node of theirs that stands still fails requests at their deadline, holds up no other peer, and is used again when
-    it goes on. Failures."""
-    limit = 3.0
-    env = {"TENT_TASK_TIMEOUT_MS": "%d" % (limit * 1000), **({"MC_TCP_PROTO": "1"} if version == 1 else {})}
+    it goes on. `impatient`: a WRITE is told lost when no byte has moved for the progress timeout. Failures."""
+    limit = 1.0 if impatient else 3.0
+    env = {"TENT_TASK_TIMEOUT_MS": "20000" if impatient else "%d" % (limit * 1000)}
+    env |= {"MC_TCP_PROGRESS_TIMEOUT_SEC": "1"} if impatient else {}
+    env |= {"MC_TCP_PROTO": "1"} if version == 1 else {}
     ours, still, other = Node("ours", library, SIZE, env=env), Node("theirs", library, SIZE), Node("theirs", library, SIZE)
     failures = 0
     for op, name in OPS.items():
+        if impatient and op != WRITE:
+            continue  # a READ goes on over new connections, until its deadline
         ranges = [(0, still.address, SIZE)]
         good = ours.move(op, still, ranges) == [True]
         still.process.send_signal(signal.SIGSTOP)
@@ -153,7 +157,7 @@ def main():
             case.run(op)
             case.close()
             failures += len(case.failures)
-    failures += stands_still(library, 2) + stands_still(library, 1)
+    failures += stands_still(library, 2) + stands_still(library, 1) + stands_still(library, 2, impatient=True)
     print("restart.py: %d failures" % failures)
     return failures > 0
 

@@ -42,8 +42,11 @@ impl Driver {
         let state = rail.health.state();
         // a suspect rail is watched on though others may have taken all that it held
         let busy = state == State::Suspect || (state.is_open() && rail.slices > 0);
-        if !busy || !Self::can_fence(&rail.target) {
+        if !busy {
             return false;
+        }
+        if !Self::can_fence(&rail.target) {
+            return self.watch_upstream(number, now);
         }
         if now < rail.health.last_heard().max(rail.sampled).after(SAMPLE_EVERY) {
             return false;
@@ -61,6 +64,20 @@ impl Driver {
             self.abort_rail(number as usize, now);
         } else {
             self.share_out(number);
+        }
+        true
+    }
+
+    /// A node that cannot fence is given much time (upstream's progress timeout), for what it was sent may still
+    /// land; then its rail is given up, so that READs go on over new connections and WRITEs are told lost.
+    fn watch_upstream(&mut self, number: u32, now: Instant) -> bool {
+        let Some(rail) = self.rails[number as usize].as_ref() else { return false };
+        if now < rail.health.last_heard().after(self.upstream_timeout) {
+            return false;
+        }
+        if !self.has_moved(number, now) {
+            self.cue(number, Cue::Broken, now, "no byte for the progress timeout");
+            self.abort_rail(number as usize, now);
         }
         true
     }
@@ -234,9 +251,11 @@ impl Driver {
         }
         match rail.health.state() {
             State::Down => rail.health.retry_at(),
-            State::SlowStart | State::Up | State::Suspect
-                if !self.copies && Self::can_fence(&rail.target) =>
-            {
+            State::SlowStart | State::Up if !self.copies && !Self::can_fence(&rail.target) => {
+                let last = rail.health.last_heard();
+                if rail.slices > 0 { last.after(self.upstream_timeout) } else { Instant::NEVER }
+            }
+            State::SlowStart | State::Up | State::Suspect if !self.copies => {
                 let busy = rail.slices > 0 || rail.health.state() == State::Suspect;
                 let sample = rail.health.last_heard().max(rail.sampled).after(SAMPLE_EVERY);
                 let silent = rail.health.silent_at(self.heard(rail));

@@ -39,6 +39,11 @@ impl UpstreamRail {
     pub(super) fn new(target: UpstreamTarget) -> Self {
         Self { target, conns: Vec::new(), opening: None, up: false, sink: Box::new([0; 8]) }
     }
+
+    /// Its open connections.
+    pub(super) fn conns(&self) -> impl Iterator<Item = u64> {
+        self.conns.iter().map(|(key, _)| *key)
+    }
 }
 
 impl TcpTransport {
