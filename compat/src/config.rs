@@ -10,7 +10,6 @@ use ::tent::Result;
 use conf::Conf;
 use std::cell::RefCell;
 use std::ffi::c_char;
-use std::path::Path;
 
 /// What an engine would be made with by this thread now, as a JSON object: `values`, an array of {key, value,
 /// unit, source, for, live, doc}; `warnings`, `ignored` and `notes`, arrays of lines about what is not
@@ -38,21 +37,8 @@ pub(crate) fn of_program() -> Conf {
     PROGRAM.try_with(|program| program.borrow().clone()).unwrap_or_default()
 }
 
-/// Takes a file in TENT's schema for the engines that this thread makes from now on; what it says wins over
-/// what was set before, and loses to `MC_TENT_CONF` and the environment.
-///
-/// # Errors
-/// `InvalidArgument`: the file cannot be read, or is no JSON object; nothing is taken then.
-pub fn load_file(path: &Path) -> Result<()> {
-    let conf = Conf::file(path);
-    if let Some(why) = conf.warnings.first() {
-        return Err(invalid(why.clone()));
-    }
-    keep(conf);
-    Ok(())
-}
-
-/// Sets one key of TENT's, or `tent/KEY`, as [`load_file`] does.
+/// Sets one key of TENT's, or `tent/KEY`, for the engines that this thread makes from now on; it
+/// loses to `MC_TENT_CONF` and the environment.
 ///
 /// # Errors
 /// `InvalidArgument`: no such key, or none of its values; nothing is set then.

@@ -36,6 +36,16 @@ impl Conf {
         Self::parsed(name, Some(path.to_owned()), read_text(path))
     }
 
+    /// What a file says that has to be there and right.
+    ///
+    /// # Errors
+    /// Which file, and why it is not.
+    pub(crate) fn strict(path: &Path) -> Result<Self, String> {
+        let conf = Self::file(path);
+        let why = conf.warnings.first().map(|why| why.trim_start_matches("ignoring ").to_owned());
+        why.map_or(Ok(conf), Err)
+    }
+
     fn parsed(name: String, path: Option<PathBuf>, text: Result<String, String>) -> Self {
         let mut conf = Self { name, path, ..Self::default() };
         match text.and_then(|text| object(&text)) {

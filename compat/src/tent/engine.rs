@@ -3,7 +3,7 @@
 
 use super::{tent_engine_t, tent_nic_load_stat_t};
 use crate::entry::{entry, last_error, note_error};
-use crate::env;
+use crate::env::{self, conf::Conf};
 use crate::handle;
 use crate::mooncake::engine::{metadata_of, raise_descriptor_limit};
 use crate::ret::{StaticText, TentCode, TentEngine, YesOrNo};
@@ -209,32 +209,14 @@ impl Draft {
     fn values(&self) -> Result<Vec<(String, String)>> {
         let mut values = Vec::new();
         if !self.file.is_empty() {
-            flatten("", read_object(&self.file)?, &mut values);
+            let conf = Conf::strict(Path::new(&self.file)).map_err(invalid)?;
+            values.extend(conf.values.into_iter().map(|(key, value)| match value {
+                Value::String(text) => (key, text),
+                other => (key, other.to_string()),
+            }));
         }
         values.extend(self.keys.iter().cloned());
         Ok(values)
-    }
-}
-
-fn read_object(path: &str) -> Result<serde_json::Map<String, Value>> {
-    let bad = |why: &str| invalid(format!("settings {path}: {why}"));
-    let size = std::fs::metadata(Path::new(path)).map_err(|e| bad(&e.to_string()))?.len();
-    if size > MAX_FILE {
-        return Err(bad(&format!("{size} bytes are more than {MAX_FILE}")));
-    }
-    let text = std::fs::read_to_string(path).map_err(|e| bad(&e.to_string()))?;
-    serde_json::from_str(&text).map_err(|e| bad(&format!("no JSON object: {e}")))
-}
-
-/// `{"a": {"b": 1}}` says the same as `{"a/b": 1}`.
-fn flatten(prefix: &str, object: serde_json::Map<String, Value>, into: &mut Vec<(String, String)>) {
-    for (key, value) in object {
-        let key = if prefix.is_empty() { key } else { format!("{prefix}/{key}") };
-        match value {
-            Value::Object(inner) => flatten(&key, inner, into),
-            Value::String(text) => into.push((key, text)),
-            other => into.push((key, other.to_string())),
-        }
     }
 }
 
@@ -354,8 +336,6 @@ fn own_address(config: &Config) -> String {
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\0");
 /// Settings that a thread may make.
 const MAX_KEYS: usize = 1024;
-/// Longest file of settings, in bytes.
-const MAX_FILE: u64 = 16 << 20;
 
 thread_local! {
     static DRAFT: RefCell<Draft> = RefCell::default();
@@ -394,11 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_go_before_the_file_and_nested_keys_are_paths() {
-        let mut flat = Vec::new();
-        let object = serde_json::from_str(r#"{"a":{"b":1,"c":{"d":"x"}},"policy":[{"n":1}]}"#);
-        flatten("", object.unwrap(), &mut flat);
-        assert_eq!(flat, pairs(&[("a/b", "1"), ("a/c/d", "x"), ("policy", r#"[{"n":1}]"#)]));
+    fn what_was_said_last_counts_and_a_missing_file_is_an_error() {
         let mut draft = Draft::default();
         draft.set("log_level", Some("info")).unwrap();
         draft.set("log_level", Some("warn")).unwrap();
