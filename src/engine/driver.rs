@@ -33,6 +33,8 @@ struct Attempt {
     posted: Instant,
     /// Bytes that were in flight before it in its direction.
     ahead: u64,
+    /// Nanoseconds that it was expected to take.
+    expected: f64,
 }
 
 /// One direction of a rail (full-duplex links carry both at once).

@@ -44,7 +44,9 @@ impl Driver {
             piece.task.task().marks.posted();
             let op = piece.task.task().spec.op;
             let flow = &mut rail.flows[op as usize];
-            let attempt = Attempt { rail: number, op, posted: now, ahead: flow.in_flight, piece };
+            let ahead = flow.in_flight;
+            let expected = flow.meter.predict(ahead, piece.len);
+            let attempt = Attempt { rail: number, op, posted: now, ahead, expected, piece };
             flow.in_flight += attempt.piece.len;
             let figures = &rail.figures.flows[op as usize];
             figures.in_flight.store(flow.in_flight, Ordering::Relaxed);

@@ -199,13 +199,14 @@ impl Driver {
         idle.max_by(|a, b| rate(*a).total_cmp(&rate(*b)))
     }
 
-    /// When an attempt is overdue: a fifth beyond its prediction, and what a busy machine may add.
+    /// When an attempt is overdue: a fifth beyond its prediction, and what a busy machine may add. What was
+    /// predicted when it was posted counts as much as what is now: a rail that turned out to be slow since
+    /// then explains the delay, and is no reason to wait for it.
     fn due_at(&self, attempt: &super::Attempt) -> Instant {
         let Some(Some(rail)) = self.rails.get(attempt.rail as usize) else { return Instant::NEVER };
         let meter = &rail.flows[attempt.op as usize].meter;
-        attempt
-            .posted
-            .after(nanos(1.2 * meter.predict(attempt.ahead, attempt.piece.len)) + HEDGE_SLACK)
+        let by_now = meter.predict(attempt.ahead, attempt.piece.len);
+        attempt.posted.after(nanos(1.2 * by_now.min(attempt.expected)) + HEDGE_SLACK)
     }
 
     /// Asks that the other attempts at what has just landed end: the task waits for them (I3).
