@@ -84,7 +84,8 @@ pub unsafe extern "C" fn unregisterLocalMemoryBatch(
     })
 }
 
-fn region(
+/// A range to register, as either C API names it.
+pub(crate) fn region(
     addr: *mut c_void,
     len: usize,
     location: &str,

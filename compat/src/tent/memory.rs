@@ -7,6 +7,7 @@ use super::{
 };
 use crate::entry::entry;
 use crate::handle;
+use crate::mooncake::memory::region;
 use crate::ret::TentCode;
 use crate::text::{self, invalid};
 use ::tent::{Engine, Error, ErrorKind, Permission, RegionSpec, Result};
@@ -208,21 +209,6 @@ fn allocate(
     }
     let addr = engine.allocate_for(size, location, permission);
     addr.map(std::ptr::with_exposed_provenance_mut)
-}
-
-fn region(
-    addr: *mut c_void,
-    len: usize,
-    location: &str,
-    permission: Permission,
-) -> Result<RegionSpec> {
-    if addr.is_null() {
-        return Err(invalid("addr is NULL"));
-    }
-    if len == 0 {
-        return Err(invalid(format!("the range at {addr:p} has size 0")));
-    }
-    Ok(RegionSpec { addr: addr.addr(), len, location: location.into(), permission })
 }
 
 /// # Safety

@@ -1,8 +1,8 @@
 //! Submitting with more to say than TENT's requests can: deadlines, intents, policies, strides.
 #![allow(unsafe_code, reason = "the C side's pointers")]
 
-use super::transfer::{hint_of, notification, op_of, priority_of, requests};
-use super::{segment_of, tent_engine_t, tent_request_t};
+use super::transfer::{notification, priority_of, request, requests};
+use super::{tent_engine_t, tent_request, tent_request_t};
 use crate::entry::entry;
 use crate::handle;
 use crate::ret::{NumberOrError, TentCode};
@@ -307,18 +307,15 @@ fn blocks(entries: &[tent_strided]) -> Result<Vec<Request>> {
     let mut all = Vec::new();
     for (at, entry) in entries.iter().enumerate() {
         let bad = |why: &str| invalid(format!("entry {at}: {why}"));
-        let first = Request {
-            op: op_of(entry.opcode)?,
-            local: entry.source.addr(),
-            segment: segment_of(entry.target_id)?,
-            remote: entry.target_offset,
-            len: entry.length,
-            options: RequestOptions {
-                priority: priority_of(entry.priority)?,
-                first: hint_of(entry.transport_hint)?,
-                ..RequestOptions::default()
-            },
-        };
+        let first = request(&tent_request {
+            opcode: entry.opcode,
+            source: entry.source,
+            target_id: entry.target_id,
+            target_offset: entry.target_offset,
+            length: entry.length,
+            priority: entry.priority,
+            transport_hint: entry.transport_hint,
+        })?;
         let whole = entry.length.checked_mul(entry.count);
         let whole = whole.ok_or_else(|| bad("length times count wraps"))?;
         let (local, remote) = (entry.source_stride, entry.target_stride);

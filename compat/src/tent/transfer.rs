@@ -203,7 +203,7 @@ pub(super) fn requests(entries: &[tent_request]) -> Result<SmallVec<[Request; 1]
     entries.iter().map(request).collect()
 }
 
-fn request(entry: &tent_request) -> Result<Request> {
+pub(super) fn request(entry: &tent_request) -> Result<Request> {
     Ok(Request {
         op: op_of(entry.opcode)?,
         local: entry.source.addr(),
